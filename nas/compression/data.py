@@ -1,0 +1,175 @@
+"""Text into token files, and token files into batches that are found again by position.
+
+B sequences in a batch, T tokens in a sequence.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from nas.errors import CheckpointError, DataError
+from nas.text import read_documents
+
+_DOCUMENTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`inputs_BT` and, one token later, `targets_BT`."""
+
+    inputs_BT: torch.Tensor
+    targets_BT: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.inputs_BT.to(device), self.targets_BT.to(device))
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Micro-batches of at most `size` sequences, in order."""
+        for inputs_BT, targets_BT in zip(self.inputs_BT.split(size), self.targets_BT.split(size), strict=True):
+            yield Batch(inputs_BT, targets_BT)
+
+
+def write_token_file(
+    path: Path, documents: Iterator[str], tokenizer: Tokenizer, end_of_text: int, *, max_tokens: int | None = None
+) -> dict[str, Any]:
+    """Tokenise `documents` into one flat file, each ended by `end_of_text`; returns (and writes) its manifest.
+
+    Stops after the document that reaches `max_tokens`. The file is uint16 where the vocabulary allows, else
+    uint32, little-endian. It is written beside its place and renamed, the manifest last, so a file with a
+    manifest is complete.
+    """
+    dtype = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
+    partial = path.with_name(path.name + ".partial")
+    digest, num_tokens, num_documents = hashlib.sha256(), 0, 0
+    with partial.open("wb") as out:
+        for texts in _batched(documents):
+            for encoding in tokenizer.encode_batch(texts):
+                ids = encoding.ids if encoding.ids[-1:] == [end_of_text] else [*encoding.ids, end_of_text]
+                raw = np.asarray(ids, dtype=dtype).tobytes()
+                out.write(raw)
+                digest.update(raw)
+                num_tokens += len(ids)
+                num_documents += 1
+                if max_tokens is not None and num_tokens >= max_tokens:
+                    break
+            else:
+                continue
+            break
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(partial, path)
+    manifest = {
+        "tokens": num_tokens,
+        "documents": num_documents,
+        "dtype": dtype.str,
+        "sha256": digest.hexdigest(),
+        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+    }
+    manifest_path = _manifest_path(path)
+    partial = manifest_path.with_name(manifest_path.name + ".partial")
+    partial.write_text(json.dumps(manifest, indent=2) + "\n")
+    os.replace(partial, manifest_path)
+    return manifest
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
+    texts: list[str] = []
+    for text in documents:
+        texts.append(text)
+        if len(texts) == _DOCUMENTS_AT_ONCE:
+            yield texts
+            texts = []
+    if texts:
+        yield texts
+
+
+class PackedTokens:
+    """A token file cut into sequences of T tokens, addressed by number; memory-mapped."""
+
+    def __init__(self, path: Path, sequence_length: int) -> None:
+        try:
+            self.manifest = json.loads(_manifest_path(path).read_text())
+            self._tokens: NDArray[Any] = np.memmap(path, dtype=np.dtype(self.manifest["dtype"]), mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(path, f"is not a token file of ours ({error})") from error
+        if len(self._tokens) != self.manifest["tokens"]:
+            raise CheckpointError(
+                path, f"has {len(self._tokens)} tokens where its manifest says {self.manifest['tokens']}"
+            )
+        self.sequence_length = sequence_length
+        # A sequence needs one token more than its length, as the target of its last input.
+        self.num_sequences = (len(self._tokens) - 1) // sequence_length
+        if self.num_sequences < 1:
+            raise DataError(
+                "data", str(path), f"holds {len(self._tokens)} tokens", f"at least {sequence_length + 1} tokens"
+            )
+
+    def sequences(self, numbers: NDArray[np.int64]) -> Batch:
+        """The sequences with these numbers, in file order of tokens, as int64."""
+        starts_B1 = numbers[:, None] * self.sequence_length
+        window_BT1 = self._tokens[starts_B1 + np.arange(self.sequence_length + 1)].astype(np.int64)
+        tokens_BT1 = torch.from_numpy(window_BT1)
+        return Batch(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
+
+    def first(self, count: int) -> Batch:
+        """The first `count` sequences of the file, or all there are."""
+        return self.sequences(np.arange(min(count, self.num_sequences)))
+
+    def spread(self, count: int) -> Batch:
+        """`count` sequences (or all there are) evenly spaced over the file, so that every part of it speaks."""
+        count = min(count, self.num_sequences)
+        return self.sequences(np.arange(count) * self.num_sequences // count)
+
+    def sample(self, count: int, seed: int) -> Batch:
+        """`count` different sequences (or all there are) drawn at random."""
+        generator = np.random.Generator(np.random.Philox(key=seed))
+        return self.sequences(generator.permutation(self.num_sequences)[:count])
+
+    def training_batch(self, first: int, count: int, seed: int) -> Batch:
+        """Positions `first` to `first + count` of the endless shuffled order that `seed` gives.
+
+        Each epoch is a permutation of its own, so any position is found again without having walked there.
+        """
+        positions = np.arange(first, first + count)
+        numbers = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(positions // self.num_sequences):
+            here = positions // self.num_sequences == epoch
+            numbers[here] = self._epoch_order(int(epoch), seed)[positions[here] % self.num_sequences]
+        return self.sequences(numbers)
+
+    def _epoch_order(self, epoch: int, seed: int) -> NDArray[np.int64]:
+        if getattr(self, "_order_of", None) != (epoch, seed):
+            generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+            self._order = generator.permutation(self.num_sequences)
+            self._order_of = (epoch, seed)
+        return self._order
+
+
+def text_digest(text: str) -> bytes:
+    """What identifies a document, whichever file it stands in."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def held_out(text: str, fraction: float) -> bool:
+    """Whether a document belongs to validation; decided by its text alone, so copies stay on one side."""
+    return int.from_bytes(text_digest(text)[:8], "big") < fraction * 2**64
+
+
+def training_documents(path: Path, text_field: str, *, without: frozenset[bytes], fraction: float) -> Iterator[str]:
+    """The documents to train on: all but those held out, and all but those whose digest is in `without`."""
+    for text in read_documents(path, text_field, field="data.train"):
+        if text_digest(text) not in without and not held_out(text, fraction):
+            yield text

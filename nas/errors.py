@@ -1,0 +1,97 @@
+"""Every error that Topiary raises on purpose.
+
+TopiaryError
+├── UserError              something the user gave is wrong; names the field, the value and what is accepted
+│   ├── SpecError          the spec itself
+│   ├── BudgetError        no candidate fits, or none can
+│   ├── TeacherError       the teacher's folder
+│   ├── DataError          the text to train or validate on
+│   └── FolderError        a run folder or an output folder
+├── CheckpointError        a file of ours is damaged or is not what it claims to be
+├── TrainingDiverged       a loss or gradient is not finite
+├── JobFailed              a job ended without a result, after all its attempts
+└── IllegalMove            a state was asked to change in a way its table does not allow
+"""
+
+
+class TopiaryError(Exception):
+    """Base of all of them."""
+
+
+class UserError(TopiaryError):
+    """Something the user gave is wrong; its message is one sentence, the same on every surface.
+
+    Attributes: `field` (dotted path in the spec, or an option), `value`, `problem`, `accepted`, and `also`,
+    further errors found in the same input.
+    """
+
+    also: "tuple[UserError, ...]" = ()
+
+    def __init__(self, field: str, value: object, problem: str, accepted: str) -> None:
+        self.field = field
+        self.value = value
+        self.problem = problem
+        self.accepted = accepted
+        super().__init__(field, value, problem, accepted)
+
+    def __str__(self) -> str:
+        shown = str(self.value)
+        shown = shown if len(shown) <= 200 else shown[:197] + "..."
+        return f"{self.field}: {shown} {self.problem}; accepted: {self.accepted}."
+
+
+class SpecError(UserError):
+    """A field of the spec is unknown, missing, or out of range."""
+
+
+class BudgetError(UserError):
+    """The budget leaves no candidate."""
+
+
+class TeacherError(UserError):
+    """The teacher cannot be used: not there, not safetensors, not a supported family, not the shape it claims."""
+
+
+class DataError(UserError):
+    """The text cannot be read, or there is too little of it."""
+
+
+class FolderError(UserError):
+    """A folder holds something else, or is in use."""
+
+
+class CheckpointError(TopiaryError):
+    """A file of ours is damaged or is not what it claims to be."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class TrainingDiverged(TopiaryError):
+    """A loss or a gradient is not finite; raised before the optimizer could step on it."""
+
+    def __init__(self, quantity: str, value: float, step: int, first_sequence: int) -> None:
+        self.quantity = quantity
+        self.value = value
+        self.step = step
+        self.first_sequence = first_sequence
+        super().__init__(quantity, value, step, first_sequence)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence}); "
+            "the weights are still those before the step"
+        )
+
+
+class JobFailed(TopiaryError):
+    """A job ended without a result, after all its attempts."""
+
+
+class IllegalMove(TopiaryError):
+    """A state was asked to change in a way its table does not allow."""

@@ -1,0 +1,136 @@
+"""What can be known of a Hugging Face folder without loading a tensor: config, shapes, dtype, vocabulary."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.errors import TeacherError
+from nas.families import Family, family_named
+
+_ACCEPTED = "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checkpoint that has the shape it claims. `files` maps every tensor's name to the file that holds it."""
+
+    path: Path
+    config: dict[str, Any]
+    architecture: Architecture
+    dtype: str
+    files: dict[str, Path]
+
+    @property
+    def family(self) -> Family:
+        return family_named(self.architecture.family)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token that ends a document, the first where the config names several."""
+        token = self.config.get("eos_token_id")
+        return token[0] if isinstance(token, list) and token else token
+
+
+def inspect_model_folder(path: Path) -> ModelFolder:
+    """Reads and checks a teacher's folder; raises TeacherError with the first thing that is wrong."""
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise TeacherError("teacher", str(path), problem, _ACCEPTED)
+    config = _read_json(path / "config.json")
+    family = family_named(config.get("model_type"))
+    if "quantization_config" in config:
+        raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
+    architecture = family.architecture(config)
+    files, tensors = _tensors(path)
+    dtype = _check_tensors(path, family, architecture, tensors)
+    _check_vocabulary(path, architecture)
+    return ModelFolder(path, config, architecture, dtype, files)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TeacherError("teacher", str(path.parent), f"has no {path.name}", _ACCEPTED) from error
+    except (OSError, ValueError) as error:
+        raise TeacherError("teacher", str(path), f"cannot be read as JSON ({error})", _ACCEPTED) from error
+    if not isinstance(content, dict):
+        raise TeacherError("teacher", str(path), "is not a JSON object", _ACCEPTED)
+    return content
+
+
+def _tensors(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, tuple[int, ...]]]]:
+    """File, and dtype and shape, of every tensor, from the headers of the safetensors files."""
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+        problem = f"has its weights in pickle files ({pickles[0]})" if pickles else "has no weights"
+        raise TeacherError("teacher", str(path), problem, "safetensors files; pickles can run code and are not read")
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        weights = sorted({path / name for name in _read_json(index).get("weight_map", {}).values()})
+    files: dict[str, Path] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in weights:
+        for name, (dtype, shape) in _header(file).items():
+            files[name], tensors[name] = file, (dtype, shape)
+    return files, tensors
+
+
+def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(opened.read(length))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if 8 + length + end != file.stat().st_size:
+            raise ValueError("it is cut short")
+        return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
+        raise TeacherError("teacher", str(file), f"is not a whole safetensors file ({error})", _ACCEPTED) from error
+
+
+def _check_tensors(
+    path: Path, family: Family, architecture: Architecture, tensors: dict[str, tuple[str, tuple[int, ...]]]
+) -> str:
+    """Holds the tensors against the family's table; returns the dtype they share."""
+    expected = dict(family.tensors(architecture))
+    accepted = f"the {len(expected)} tensors of a {family.model_type} with its config"
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise TeacherError("teacher", str(path), f"has no tensor {name}", accepted)
+        if tensors[name][1] != shape:
+            problem = f"has {name} as {tensors[name][1]} where its config says {shape}"
+            raise TeacherError("teacher", str(path), problem, accepted)
+    # A checkpoint with a tied head may store the head all the same; transformers ignores it, and so do we.
+    tolerated = {parameter.name for parameter in family.parameters if parameter.embedding}
+    if unknown := sorted(set(tensors) - set(expected) - tolerated):
+        raise TeacherError("teacher", str(path), f"has an unexpected tensor {unknown[0]}", accepted)
+    dtypes = {tensors[name][0] for name in expected}
+    if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
+        problem = f"has tensors of dtype {', '.join(sorted(dtypes))}"
+        raise TeacherError("teacher", str(path), problem, "one of " + ", ".join(_DTYPES.values()))
+    return _DTYPES[dtypes.pop()]
+
+
+def _check_vocabulary(path: Path, architecture: Architecture) -> None:
+    tokenizer = _read_json(path / "tokenizer.json")
+    vocab = tokenizer.get("model", {}).get("vocab", {})
+    # BPE and WordPiece map tokens to ids; Unigram lists them in the order of their ids.
+    largest = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
+    largest = max([largest, *(token["id"] for token in tokenizer.get("added_tokens", []))])
+    if largest >= architecture.vocab_size:
+        raise TeacherError(
+            "teacher",
+            str(path / "tokenizer.json"),
+            f"has token ids up to {largest} where the model's vocab_size is {architecture.vocab_size}",
+            f"a tokenizer whose ids are below {architecture.vocab_size}",
+        )

@@ -1,0 +1,103 @@
+"""SearchSpace x Budget -> candidates: every shape that fits, in a stable order."""
+
+from fractions import Fraction
+from itertools import product
+from math import ceil, floor
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from nas.architecture import AXES, Architecture
+from nas.border import Border
+from nas.errors import BudgetError, SpecError
+from nas.families import family_named
+
+Counting = Literal["total", "non_embedding"]
+
+
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("holds a value twice")
+    return values
+
+
+Choices = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+
+_SIZES = "a list of different whole numbers from 1 to the teacher's size"
+
+
+class SearchSpace(Border):
+    """The sizes to try along each axis; an axis left out keeps the teacher's size."""
+
+    num_hidden_layers: Choices | None = Field(default=None, description=_SIZES)
+    hidden_size: Choices | None = Field(default=None, description=_SIZES)
+    intermediate_size: Choices | None = Field(default=None, description=_SIZES)
+    num_attention_heads: Choices | None = Field(default=None, description=_SIZES)
+
+
+class Budget(Border):
+    """How large a candidate may be: within `tolerance` of `parameters`, both ends included."""
+
+    parameters: float = Field(gt=0, description="a number of parameters, above 0")
+    tolerance: float = Field(default=0.05, ge=0, lt=1, description="a share of parameters, 0 or more, below 1")
+    counting: Counting = Field(default="total", description="total, or non_embedding (without embedding and head)")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Smallest and largest count allowed: target * (1 - tolerance) to target * (1 + tolerance), exactly."""
+        target, tolerance = Fraction(str(self.parameters)), Fraction(str(self.tolerance))
+        return ceil(target * (1 - tolerance)), floor(target * (1 + tolerance))
+
+    def count(self, architecture: Architecture) -> int:
+        return family_named(architecture.family).count(architecture, embedding=self.counting == "total")
+
+
+def shapes(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
+    """Every legal shape of the space, ordered by AXES with the values of each axis descending.
+
+    Raises SpecError for a size that the teacher cannot give.
+    """
+    choices = [_axis_choices(space, axis, teacher) for axis in AXES]
+    return [
+        Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
+        for sizes in product(*choices)
+    ]
+
+
+def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architecture) -> list[Architecture]:
+    """The shapes within the budget, in the order of `shapes`.
+
+    Raises SpecError for a size the teacher cannot give, and BudgetError, with the nearest misses, if nothing fits.
+    """
+    low, high = budget.window
+    everything = shapes(space, teacher)
+    candidates = [shape for shape in everything if low <= budget.count(shape) <= high]
+    if not candidates:
+        raise _nothing_fits(everything, budget)
+    return candidates
+
+
+def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[int]:
+    limit: int = getattr(teacher, axis)
+    choices: tuple[int, ...] = getattr(space, axis) or (limit,)
+    groups = teacher.num_key_value_heads if axis == "num_attention_heads" else 1
+    for size in choices:
+        if size > limit or size % groups:
+            multiple = f"multiples of the teacher's {groups} key-value heads " if groups > 1 else "sizes "
+            problem = f"is more than the teacher's {limit}" if size > limit else f"is not a multiple of {groups}"
+            raise SpecError(f"space.{axis}", size, problem, f"{multiple}up to {limit}")
+    return sorted(choices, reverse=True)
+
+
+def _nothing_fits(everything: list[Architecture], budget: Budget) -> BudgetError:
+    low, high = budget.window
+    counts = sorted((budget.count(shape), shape.label) for shape in everything)
+    below = [pair for pair in counts if pair[0] < low][-1:]
+    above = [pair for pair in counts if pair[0] > high][:1]
+    misses = " and ".join(f"{label} with {count:,}" for count, label in below + above)
+    return BudgetError(
+        "budget.parameters",
+        f"{budget.parameters:,.0f}",
+        f"leaves none of {len(counts)} shapes ({budget.counting} parameters from {low:,} to {high:,}; nearest: {misses})",
+        f"a target between {counts[0][0]:,} and {counts[-1][0]:,} or a wider budget.tolerance or space",
+    )

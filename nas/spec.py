@@ -1,0 +1,130 @@
+"""SearchSpec: all that a user submits. A field's description is also what its errors name as accepted."""
+
+from math import ceil
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from nas.border import Border
+from nas.space import Budget, SearchSpace
+
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+
+def _whole_number(value: Any) -> Any:
+    """Lets `94e9` stand for a count: YAML reads it as text, JSON as a float."""
+    if isinstance(value, str | float):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else value
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_whole_number)]
+
+
+class DataSpec(Border):
+    """The text to calibrate, retrain and validate on."""
+
+    train: str = Field(description="a .jsonl or .txt file, or a folder of them")
+    validation: str | None = Field(
+        default=None, description="a .jsonl or .txt file, or a folder of them; left out, a part of train is held out"
+    )
+    validation_fraction: float = Field(
+        default=0.01, gt=0, lt=1, description="the share of documents held out where validation is left out, 0 to 1"
+    )
+    validation_sequences: Count = Field(
+        default=512, gt=0, description="how many sequences the loss is measured on, at least 1"
+    )
+    text_field: str = Field(default="text", min_length=1, description="the key of the text in a .jsonl record")
+    sequence_length: Count = Field(default=4096, gt=1, description="tokens in a sequence, at least 2")
+
+
+class CalibrationSpec(Border):
+    """The forward-only pass that scores layers, heads, neurons and channels."""
+
+    samples: Count = Field(default=1024, gt=0, description="how many sequences are drawn from train, at least 1")
+
+
+class TrainingSpec(Border):
+    """How a student is retrained with AdamW, a linear warm-up and a cosine over the whole budget."""
+
+    tokens: Count = Field(gt=0, description="a number of tokens, at least 1, completed to whole steps")
+    batch_size: Count = Field(default=1152, gt=0, description="sequences per optimizer step, at least 1")
+    micro_batch_size: Count | None = Field(
+        default=None, gt=0, description="sequences per forward pass, at least 1; left out, the whole batch"
+    )
+    peak_learning_rate: float = Field(default=2e-4, gt=0, description="a rate above 0")
+    min_learning_rate: float = Field(default=4.5e-7, ge=0, description="the rate at the end, at least 0")
+    warmup_steps: Count = Field(default=40, ge=0, description="steps, at least 0, at most half of the steps are used")
+    weight_decay: float = Field(default=0.1, ge=0, description="at least 0; norms and biases are not decayed")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="0 or more, below 1")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="0 or more, below 1")
+    clip_norm: float = Field(default=1.0, gt=0, description="the largest norm of a gradient, above 0")
+    measurements: Count = Field(
+        default=8, gt=0, description="points at equal distances along the run at which the loss is measured, at least 1"
+    )
+    checkpoint_seconds: float = Field(
+        default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
+    )
+
+    def num_steps(self, sequence_length: int) -> int:
+        """Whole optimizer steps; the last one completes the token budget."""
+        return ceil(self.tokens / (self.batch_size * sequence_length))
+
+    def actual_tokens(self, sequence_length: int) -> int:
+        return self.num_steps(sequence_length) * self.batch_size * sequence_length
+
+    def measuring_steps(self, sequence_length: int) -> frozenset[int]:
+        num_steps = self.num_steps(sequence_length)
+        return frozenset(max(1, round(num_steps * k / self.measurements)) for k in range(1, self.measurements + 1))
+
+
+class TrialSpec(TrainingSpec):
+    """The light retraining of every candidate; the paper's 400 steps of 1152 x 4096 tokens by default."""
+
+    tokens: Count = Field(
+        default=1_887_436_800, gt=0, description="a number of tokens, at least 1, completed to whole steps"
+    )
+
+
+class PromotionSpec(TrainingSpec):
+    """The full distillation of the winners; the paper's 94 billion tokens by default."""
+
+    tokens: Count = Field(
+        default=94_000_000_000, gt=0, description="a number of tokens, at least 1, completed to whole steps"
+    )
+    winners: Count = Field(default=1, ge=0, description="how many candidates are promoted, 0 for none")
+
+
+class ResourcesSpec(Border):
+    """What one job gets. Results are the same bits again only with the same number of CPUs and the same dtype."""
+
+    cpus: Count = Field(default=1, gt=0, description="CPU cores, and torch threads, of one job, at least 1")
+    dtype: ComputeDtype = Field(
+        default="auto", description="auto (bfloat16 where the device has it natively), float32 or bfloat16"
+    )
+
+
+class SearchSpec(Border):
+    """A search: the teacher, the budget, the space, the data, and how candidates are retrained."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="1 to 63 lower-case letters, digits, dots, dashes, underscores"
+    )
+    teacher: str = Field(description="a Hugging Face folder with config.json, safetensors weights and tokenizer.json")
+    budget: Budget = Field(description="parameters, tolerance, counting")
+    space: SearchSpace = Field(
+        default_factory=SearchSpace, description="sizes to try along each axis; an axis left out keeps the teacher's size"
+    )
+    data: DataSpec = Field(description="train, and optionally validation and how to read them")
+    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")
+    trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
+    promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one job gets")
+    seed: Count = Field(default=0, ge=0, lt=2**63, description="a whole number from 0")
+    max_failures: Count = Field(
+        default=3, gt=0, description="how often a job may fail before it is given up, at least 1"
+    )

@@ -1,0 +1,77 @@
+"""A spec from a YAML or JSON file, or from any parsed object, with errors that name the field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from nas.errors import SpecError
+from nas.spec import SearchSpec
+
+_ACCEPTED = "a YAML or JSON file that holds one object with the fields " + ", ".join(SearchSpec.model_fields)
+
+
+def read_spec(path: Path) -> SearchSpec:
+    """The spec in `path`; relative paths in it count from the file's folder.
+
+    Raises SpecError; its `also` lists the further errors where there is more than one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SpecError("spec", str(path), f"cannot be read ({reason})", _ACCEPTED) from error
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise SpecError("spec", str(path), f"cannot be parsed ({' '.join(str(error).split())})", _ACCEPTED) from error
+    return parse_spec(content, relative_to=path.resolve().parent)
+
+
+def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
+    """The validated spec, its paths made absolute. Raises SpecError."""
+    if not isinstance(content, dict):
+        raise SpecError("spec", type(content).__name__, "is not an object", _ACCEPTED)
+    try:
+        spec = SearchSpec.model_validate(content)
+    except ValidationError as error:
+        first, *others = [_sentence(details) for details in error.errors()]
+        first.also = tuple(others)
+        raise first from error
+    data = spec.data.model_copy(
+        update={
+            "train": str(relative_to / spec.data.train),
+            "validation": None if spec.data.validation is None else str(relative_to / spec.data.validation),
+        }
+    )
+    return spec.model_copy(update={"teacher": str(relative_to / spec.teacher), "data": data})
+
+
+def _sentence(details: ErrorDetails) -> SpecError:
+    location = [part for part in details["loc"] if isinstance(part, str)]
+    field, value = ".".join(map(str, details["loc"])), details["input"]
+    if details["type"] == "extra_forbidden":
+        return SpecError(field, value, "is not a field of a spec", "the fields " + ", ".join(_fields_at(location[:-1])))
+    if details["type"] == "missing":
+        return SpecError(field, "nothing", "is given, but it is required", _description(location))
+    problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return SpecError(field, value, problem[0].lower() + problem[1:], _description(location))
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    return list(_model_at(location).model_fields)
+
+
+def _model_at(location: list[str]) -> type[BaseModel]:
+    model: type[BaseModel] = SearchSpec
+    for part in location:
+        annotation: Any = model.model_fields[part].annotation
+        model = annotation
+    return model
+
+
+def _description(location: list[str]) -> str:
+    return _model_at(location[:-1]).model_fields[location[-1]].description or "another value"
