@@ -6,8 +6,9 @@ B sequences in a batch, T tokens in a sequence.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nas.errors import CheckpointError, DataError
+from nas.spec import DataSpec
 from nas.text import read_documents
 
 _DOCUMENTS_AT_ONCE = 256
@@ -39,31 +41,33 @@ class Batch:
 
 
 def write_token_file(
-    path: Path, documents: Iterator[str], tokenizer: Tokenizer, end_of_text: int, *, max_tokens: int | None = None
+    path: Path,
+    documents: Iterator[str],
+    tokenizer: Tokenizer,
+    end_of_text: int,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, Any]:
     """Tokenise `documents` into one flat file, each ended by `end_of_text`; returns (and writes) its manifest.
 
     Stops after the document that reaches `max_tokens`. The file is uint16 where the vocabulary allows, else
     uint32, little-endian. It is written beside its place and renamed, the manifest last, so a file with a
-    manifest is complete.
+    manifest is complete. `progress` is told the tokens written.
     """
     dtype = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
     partial = path.with_name(path.name + ".partial")
     digest, num_tokens, num_documents = hashlib.sha256(), 0, 0
     with partial.open("wb") as out:
-        for texts in _batched(documents):
-            for encoding in tokenizer.encode_batch(texts):
-                ids = encoding.ids if encoding.ids[-1:] == [end_of_text] else [*encoding.ids, end_of_text]
-                raw = np.asarray(ids, dtype=dtype).tobytes()
-                out.write(raw)
-                digest.update(raw)
-                num_tokens += len(ids)
-                num_documents += 1
-                if max_tokens is not None and num_tokens >= max_tokens:
-                    break
-            else:
-                continue
-            break
+        for ids in _tokenized(documents, tokenizer, end_of_text):
+            raw = np.asarray(ids, dtype=dtype).tobytes()
+            out.write(raw)
+            digest.update(raw)
+            num_tokens += len(ids)
+            num_documents += 1
+            progress(num_tokens)
+            if max_tokens is not None and num_tokens >= max_tokens:
+                break
         out.flush()
         os.fsync(out.fileno())
     os.replace(partial, path)
@@ -81,19 +85,15 @@ def write_token_file(
     return manifest
 
 
+def _tokenized(documents: Iterator[str], tokenizer: Tokenizer, end_of_text: int) -> Iterator[list[int]]:
+    """The ids of each document, with whatever the tokenizer itself adds, ended by `end_of_text` once."""
+    while texts := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+        for encoding in tokenizer.encode_batch(texts):
+            yield encoding.ids if encoding.ids[-1:] == [end_of_text] else [*encoding.ids, end_of_text]
+
+
 def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
-    texts: list[str] = []
-    for text in documents:
-        texts.append(text)
-        if len(texts) == _DOCUMENTS_AT_ONCE:
-            yield texts
-            texts = []
-    if texts:
-        yield texts
 
 
 class PackedTokens:
@@ -168,8 +168,21 @@ def held_out(text: str, fraction: float) -> bool:
     return int.from_bytes(text_digest(text)[:8], "big") < fraction * 2**64
 
 
-def training_documents(path: Path, text_field: str, *, without: frozenset[bytes], fraction: float) -> Iterator[str]:
-    """The documents to train on: all but those held out, and all but those whose digest is in `without`."""
-    for text in read_documents(path, text_field, field="data.train"):
+def validation_documents(data: DataSpec, digests: set[bytes]) -> Iterator[str]:
+    """The documents to validate on; adds what identifies each to `digests`, for `training_documents`."""
+    if data.validation is None:
+        everything = read_documents(Path(data.train), data.text_field, field="data.train")
+        documents = (text for text in everything if held_out(text, data.validation_fraction))
+    else:
+        documents = read_documents(Path(data.validation), data.text_field, field="data.validation")
+    for text in documents:
+        digests.add(text_digest(text))
+        yield text
+
+
+def training_documents(data: DataSpec, *, without: frozenset[bytes]) -> Iterator[str]:
+    """The documents to train on: none that is held out, none whose digest is in `without`."""
+    fraction = data.validation_fraction if data.validation is None else 0.0
+    for text in read_documents(Path(data.train), data.text_field, field="data.train"):
         if text_digest(text) not in without and not held_out(text, fraction):
             yield text

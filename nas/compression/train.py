@@ -33,7 +33,10 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training run. `first_sequence` is the place in the shuffled order at which it begins."""
+    """One training run. `first_sequence` is the place in the shuffled order at which it begins.
+
+    It ends at `until_tokens` (completed to a whole step), or with the spec's budget; the schedule spans the latter.
+    """
 
     model: torch.nn.Module
     objective: Objective
@@ -42,6 +45,7 @@ class Run:
     seed: int
     device: torch.device
     first_sequence: int = 0
+    until_tokens: int | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -49,8 +53,15 @@ class Run:
 
     @property
     def num_steps(self) -> int:
-        """Whole steps: the last one completes the token budget."""
+        """The steps of the whole schedule."""
         return self.spec.num_steps(self.data.sequence_length)
+
+    @property
+    def last_step(self) -> int:
+        """The step at which this run ends."""
+        if self.until_tokens is None:
+            return self.num_steps
+        return min(math.ceil(self.until_tokens / self.tokens_per_step), self.num_steps)
 
 
 def train(
@@ -61,7 +72,7 @@ def train(
     measure: Callable[[int], None],
     progress: Callable[[Progress], None],
 ) -> None:
-    """Trains `run.model` in place to the end of its budget.
+    """Trains `run.model` in place to the end of the run.
 
     `measure(tokens)` is called at the spec's measuring points, 0 tokens included, before the checkpoint of that
     step is written; after an interruption it is called again for points behind the newest checkpoint. Raises
@@ -75,16 +86,16 @@ def train(
         del state
     else:
         measure(0)
-    measuring_steps = run.spec.measuring_steps(run.data.sequence_length)
+    measuring_steps = run.spec.measuring_steps(run.data.sequence_length) | {run.last_step}
     reported_at, reported_step = time.monotonic(), step
     last_saved = time.monotonic()
-    while step < run.num_steps:
+    while step < run.last_step:
         loss = _step(run, optimizer, step)
         step += 1
         now = time.monotonic()
-        if now - reported_at >= 0.5 or step == run.num_steps:
+        if now - reported_at >= 0.5 or step == run.last_step:
             rate = (step - reported_step) * run.tokens_per_step / max(now - reported_at, 1e-9)
-            progress(Progress(step * run.tokens_per_step, run.num_steps * run.tokens_per_step, loss, rate))
+            progress(Progress(step * run.tokens_per_step, run.last_step * run.tokens_per_step, loss, rate))
             reported_at, reported_step = now, step
         if step in measuring_steps:
             measure(step * run.tokens_per_step)

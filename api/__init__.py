@@ -1,0 +1,1 @@
+"""The controller: store, scheduler, command. It loads no torch, Ray or transformers."""

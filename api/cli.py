@@ -1,0 +1,122 @@
+"""The `topiary` command."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from api.display import SearchDisplay, leaderboard_table, summary
+from api.run import run_search
+from api.services.searches import enumerate_spec
+from api.settings import Settings
+from nas.errors import UserError
+from nas.spec import SearchSpec
+from nas.spec_file import read_spec
+from nas.views import CandidateView, SearchView
+
+SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: int = parsed.command(parsed)
+    except UserError as error:
+        for each in (error, *error.also):
+            print(f"topiary: {each}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("topiary: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="topiary", description="Cuts compact language models out of a large one.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a whole search on this machine, or go on with it")
+    run.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    run.add_argument("--into", type=Path, help="folder for the database and all artifacts (default: runs/NAME)")
+    run.add_argument("--json", action="store_true", help="print the finished search as JSON")
+    run.set_defaults(command=_run)
+    enumerate_ = commands.add_parser("enumerate", help="list a spec's candidates with their costs; starts nothing")
+    enumerate_.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    enumerate_.add_argument("--json", action="store_true", help="print the candidates as JSON, one per line")
+    enumerate_.set_defaults(command=_enumerate)
+    return parser
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    spec = read_spec(parsed.spec)
+    into = parsed.into or Settings.from_environment().runs_folder / spec.name
+    started = time.monotonic()
+    view = run_to_end(spec, into)
+    if parsed.json:
+        print(view.model_dump_json())
+    return report(view, time.monotonic() - started, to=sys.stderr if parsed.json else sys.stdout)
+
+
+def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
+    """Runs a search under a live display."""
+    with SearchDisplay() as display:
+        return run_search(spec, into, display.update)
+
+
+def report(view: SearchView, seconds: float, *, to: object = sys.stdout) -> int:
+    """Prints how a search ended; returns the exit code that says so."""
+    console = Console(file=to, soft_wrap=True)  # type: ignore[arg-type]
+    console.print(leaderboard_table(view))
+    if view.state == "failed":
+        print(f"topiary: the search failed: {view.reason}", file=sys.stderr)
+        return BAD_INPUT if view.user_error else FAILURE
+    console.print(summary(view, seconds), highlight=False)
+    for promotion in view.promotions:
+        console.print(f"model           {promotion.folder}", highlight=False)
+    return SUCCESS
+
+
+def _enumerate(parsed: argparse.Namespace) -> int:
+    teacher, candidates = enumerate_spec(read_spec(parsed.spec))
+    if parsed.json:
+        for candidate in candidates:
+            print(candidate.model_dump_json())
+    else:
+        Console(soft_wrap=True).print(_candidates_table(candidates))
+    return SUCCESS
+
+
+def _candidates_table(candidates: list[CandidateView]) -> Table:
+    table = Table(title=f"{len(candidates)} candidates", title_justify="left")
+    headers = (
+        "layers", "hidden", "ffn", "heads", "parameters", "non-embedding", "of the teacher", "weights, MB",
+        "KV cache, kB/token", "forward, MFLOP/token",
+    )  # fmt: skip
+    for header in headers:
+        table.add_column(header, justify="right")
+    for candidate in candidates:
+        own = candidate.cost
+        table.add_row(
+            *(str(size) for size in candidate.architecture.axes),
+            f"{own.parameters:,}",
+            f"{own.non_embedding_parameters:,}",
+            f"{100 * candidate.share_of_teacher:.1f} %",
+            f"{own.weight_bytes / 1e6:,.1f}",
+            f"{own.kv_cache_bytes_per_token / 1e3:,.1f}",
+            f"{own.forward_flops_per_token / 1e6:,.1f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

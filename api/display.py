@@ -1,0 +1,172 @@
+"""What a search looks like in a terminal: a live table with progress, or plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas.ranking import Standing
+from nas.views import JobView, SearchView
+
+_PHASES = {
+    "prepare_data": "tokenising the text",
+    "calibrate": "ranking layers, heads, neurons and channels",
+    "trial": "retraining candidates",
+    "promotion": "distilling the winner",
+    "export": "exporting",
+}
+
+
+class SearchDisplay:
+    """`update(view)` after every step. Everything goes to standard error, so that output can be piped."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
+        self._pace = _Pace()
+        self._said: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, view: SearchView) -> None:
+        self._pace.see(view.tokens_done)
+        if self._live is not None:
+            self._live.update(Group(leaderboard_table(view), self._status(view)))
+        else:
+            self._say_news(view)
+
+    def _status(self, view: SearchView) -> RenderableType:
+        status = Table.grid(padding=(0, 2))
+        spent = ProgressBar(total=view.tokens_total, completed=view.tokens_done, width=30)
+        left = self._pace.left(view.tokens_total - view.tokens_done)
+        status.add_row(_phase(view), spent, f"{_tokens(view.tokens_done)} of {_tokens(view.tokens_total)} tokens", left)
+        return status
+
+    def _say_news(self, view: SearchView) -> None:
+        """One line for each phase begun, attempt failed, and run ended."""
+        news = [f"{view.name}: {_phase(view)}"]
+        news += [f"{view.name}: {job.kind} {job.job_id}: {job.reason}" for job in view.jobs if job.reason]
+        news += [
+            f"{view.name}: {row.architecture.label}: {_loss(row.loss_after_pruning)} after pruning, "
+            f"{_loss(row.loss)} after {_tokens(row.tokens)} tokens"
+            for row in view.leaderboard
+            if row.state == "succeeded"
+        ]
+        for line in news:
+            if line not in self._said:
+                self._said.add(line)
+                left = self._pace.left(view.tokens_total - view.tokens_done)
+                self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}  {left}".rstrip()), soft_wrap=True)
+
+
+class _Pace:
+    """Tokens a second since the first token that this process saw, for the time that is left."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+        self._last = (0.0, 0)
+
+    def see(self, tokens: int) -> None:
+        now = time.monotonic()
+        if self._first is None or (self._last[1] == self._first[1] and tokens > self._first[1]):
+            self._first = (now, tokens)
+        self._last = (now, tokens)
+
+    def left(self, tokens: int) -> str:
+        seconds, done = (self._last[0] - (self._first or self._last)[0], self._last[1] - (self._first or self._last)[1])
+        if tokens <= 0 or done <= 0 or seconds < 2:
+            return ""
+        return f"about {duration(tokens * seconds / done)} left"
+
+
+def leaderboard_table(view: SearchView) -> Table:
+    """The leaderboard, losses in nats per token; what is running shows how far it is."""
+    teacher = "" if view.teacher_loss is None else f", teacher's loss {view.teacher_loss:.3f}"
+    table = Table(title=f"{view.name}: {_count(view.teacher_parameters)} parameters to cut{teacher}", title_justify="left")
+    headers = ("#", "pruned", "layers", "hidden", "ffn", "heads", "parameters", "after pruning", "retrained", "KL", "tokens")
+    for header in headers:
+        table.add_column(header, justify="right")
+    running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state == "running"}
+    for row in view.leaderboard:
+        style = "bold" if row.rank == 1 else "red" if row.state == "failed" else ""
+        table.add_row(*_cells(row, running.get(row.candidate_id)), style=style)
+    return table
+
+
+def _cells(row: Standing, job: JobView | None) -> list[str]:
+    tokens = _tokens(row.tokens) if row.tokens else row.state
+    if job is not None and job.progress is not None and job.progress.unit == "tokens":
+        tokens = f"{100 * job.progress.done // job.progress.total} %"
+    retrained = row.loss if row.tokens else None
+    return [
+        _number(row.rank),
+        _number(row.rank_after_pruning),
+        *(str(size) for size in row.architecture.axes),
+        _count(row.parameters),
+        _loss(row.loss_after_pruning),
+        _loss(retrained),
+        _loss(row.kl_to_teacher if row.tokens else None),
+        tokens,
+    ]
+
+
+def summary(view: SearchView, seconds: float) -> str:
+    """What a finished search came to, in a few lines."""
+    lines = [f"teacher         loss {_loss(view.teacher_loss)}, {view.teacher_parameters:,} parameters"]
+    for promotion in view.promotions:
+        row = next(row for row in view.leaderboard if row.candidate_id == promotion.candidate_id)
+        architecture = promotion.architecture
+        lines += [
+            f"winner          {architecture.num_hidden_layers} layers, hidden {architecture.hidden_size}, "
+            f"ffn {architecture.intermediate_size}, {architecture.num_attention_heads} heads in "
+            f"{architecture.num_key_value_heads} groups; {row.parameters:,} parameters",
+            f"its loss        {_loss(row.loss_after_pruning)} after pruning, {_loss(row.loss)} after "
+            f"{_tokens(row.tokens)} tokens of trial, {_loss(promotion.curve[-1].loss)} after "
+            f"{_tokens(promotion.curve[-1].tokens)} more of promotion",
+        ]
+    lines.append(f"time            {duration(seconds)}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 10 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for big, small, size in (("d", "h", 86_400), ("h", "min", 3600), ("min", "s", 60)):
+        if whole >= size:
+            return f"{whole // size} {big} {whole % size * {86_400: 24, 3600: 60, 60: 60}[size] // size} {small}"
+    return f"{whole} s"
+
+
+def _phase(view: SearchView) -> str:
+    if view.state != "running":
+        return view.state
+    kinds = [job.kind for job in view.jobs if job.state == "running"] or [job.kind for job in view.jobs]
+    return _PHASES[kinds[0]] if kinds else "starting"
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _count(value: int) -> str:
+    return f"{value / 1e9:.2f} B" if value >= 1e9 else f"{value / 1e6:.2f} M" if value >= 1e5 else f"{value:,}"
+
+
+def _tokens(value: int) -> str:
+    return f"{value / 1e9:.2f} B" if value >= 1e9 else f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value:,}"

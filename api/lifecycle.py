@@ -1,0 +1,199 @@
+"""What comes next in a search: prepare data, calibrate, trials as the strategy says, promotions, exports.
+
+`advance` looks at what is on record and adds what is missing; called again without news it adds nothing.
+"""
+
+from datetime import datetime
+
+from api.store.records import CandidateRecord, JobRecord, SearchRecord
+from api.store.repository import Repository
+from nas.jobs import (
+    Calibrate,
+    Calibrated,
+    DataPrepared,
+    Export,
+    Exported,
+    JobState,
+    PrepareData,
+    Promotion,
+    Trained,
+    Trial,
+)
+from nas.ranking import Contender, Standing, leaderboard
+from nas.strategy import Advance, TrialHistory, exhaustive
+
+
+def advance(repository: Repository, search: SearchRecord, now: datetime) -> None:
+    """Brings one running search as far as it can go without another result."""
+    jobs = repository.jobs(search.id)
+    if broken := next((job for job in jobs if job.state is JobState.FAILED and job.spec.kind != "trial"), None):
+        repository.set_search_state(search.id, "failed", broken.reason, now)
+        return
+    data = next((job.result for job in jobs if isinstance(job.result, DataPrepared)), None)
+    calibrated = next((job.result for job in jobs if isinstance(job.result, Calibrated)), None)
+    if not jobs:
+        _add_prepare_data(repository, search)
+    elif data is not None and not any(job.spec.kind == "calibrate" for job in jobs):
+        _add_calibrate(repository, search, data)
+    elif data is not None and calibrated is not None:
+        _follow_strategy(repository, search, data, calibrated, now)
+        jobs = repository.jobs(search.id)
+        if all(job.state.is_final for job in jobs if job.spec.kind == "trial"):
+            _promote(repository, search, jobs, data, now)
+
+
+def standings(repository: Repository, search: SearchRecord, jobs: list[JobRecord]) -> list[Standing]:
+    """The leaderboard of a search as it stands."""
+    curves = repository.curves(search.id).of_trial
+    newest = {job.trial_id: job for job in jobs if job.spec.kind == "trial"}
+    return leaderboard(
+        [
+            Contender(
+                candidate_id=candidate.id,
+                architecture=candidate.architecture,
+                parameters=candidate.parameters,
+                non_embedding_parameters=candidate.non_embedding_parameters,
+                curve=curves.get(candidate.trial_id, ()),
+                state=newest[candidate.trial_id].state if candidate.trial_id in newest else "waiting",
+                reason=newest[candidate.trial_id].reason if candidate.trial_id in newest else None,
+            )
+            for candidate in repository.candidates(search.id)
+        ]
+    )
+
+
+def _add_prepare_data(repository: Repository, search: SearchRecord) -> None:
+    spec = search.spec
+    length = spec.data.sequence_length
+    # A promotion goes on after the trial's tokens, so it sees new text for as long as there is any.
+    tokens = spec.trial.actual_tokens(length) + (spec.promotion.actual_tokens(length) if spec.promotion.winners else 0)
+    tokens = max(tokens, spec.calibration.samples * length)
+    repository.add_job(search.id, PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens))
+
+
+def _add_calibrate(repository: Repository, search: SearchRecord, data: DataPrepared) -> None:
+    spec = search.spec
+    repository.add_job(
+        search.id,
+        Calibrate(
+            teacher=spec.teacher,
+            data=data.data,
+            samples=spec.calibration.samples,
+            seed=spec.seed,
+            resources=spec.resources,
+        ),
+    )
+
+
+def _follow_strategy(
+    repository: Repository, search: SearchRecord, data: DataPrepared, calibrated: Calibrated, now: datetime
+) -> None:
+    spec = search.spec
+    candidates = {candidate.trial_id: candidate for candidate in repository.candidates(search.id)}
+    for decision in exhaustive(_history(repository, search, list(candidates)), _full_tokens(search)):
+        repository.add_decision(decision, now)
+        if isinstance(decision, Advance):
+            trial = Trial(
+                teacher=spec.teacher,
+                scores_file=calibrated.scores_file,
+                architecture=candidates[decision.trial_id].architecture,
+                data=data.data,
+                training=spec.trial,
+                until_tokens=decision.until_tokens,
+                seed=spec.seed,
+                resources=spec.resources,
+            )
+            repository.add_job(search.id, trial, trial_id=decision.trial_id)
+
+
+def _history(repository: Repository, search: SearchRecord, trial_ids: list[int]) -> list[TrialHistory]:
+    told = repository.told_tokens(trial_ids)
+    curves = repository.curves(search.id).of_trial
+    failed = {job.trial_id for job in repository.jobs(search.id) if job.state is JobState.FAILED}
+    return [
+        TrialHistory(
+            trial_id=trial_id,
+            told_tokens=told[trial_id],
+            tokens=curves[trial_id][-1].tokens if trial_id in curves else 0,
+            loss=curves[trial_id][-1].loss if trial_id in curves else None,
+            failed=trial_id in failed,
+        )
+        for trial_id in trial_ids
+    ]
+
+
+def _full_tokens(search: SearchRecord) -> int:
+    return search.spec.trial.actual_tokens(search.spec.data.sequence_length)
+
+
+def _promote(
+    repository: Repository, search: SearchRecord, jobs: list[JobRecord], data: DataPrepared, now: datetime
+) -> None:
+    """Promotes the winners of the finished trials, exports what promotions end in, and closes the search."""
+    ranked = [row for row in standings(repository, search, jobs) if row.rank is not None]
+    if not ranked:
+        failed = next(job for job in jobs if job.state is JobState.FAILED)
+        repository.set_search_state(search.id, "failed", f"every trial failed, the first with: {failed.reason}", now)
+        return
+    candidates = {candidate.id: candidate for candidate in repository.candidates(search.id)}
+    promotions = repository.promotions(search.id)
+    if not promotions:
+        for row in ranked[: search.spec.promotion.winners]:
+            _add_promotion(repository, search, candidates[row.candidate_id], jobs, data)
+    for promotion in promotions:
+        own = [job for job in jobs if job.promotion_id == promotion.id]
+        trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
+        exported = next((job.result for job in own if isinstance(job.result, Exported)), None)
+        if trained is not None and not any(job.spec.kind == "export" for job in own):
+            _add_export(repository, search, promotion.id, promotion.trial_id, trained)
+        if exported is not None and promotion.id not in repository.models([promotion.id]):
+            repository.add_model(promotion.id, exported.folder, exported.parameters, now)
+    finished = len(repository.models([promotion.id for promotion in promotions]))
+    if finished == len(promotions) == min(search.spec.promotion.winners, len(ranked)):
+        repository.set_search_state(search.id, "finished", None, now)
+
+
+def _add_promotion(
+    repository: Repository,
+    search: SearchRecord,
+    winner: CandidateRecord,
+    jobs: list[JobRecord],
+    data: DataPrepared,
+) -> None:
+    spec = search.spec
+    trained = [job.result for job in jobs if job.trial_id == winner.trial_id and isinstance(job.result, Trained)][-1]
+    promotion_id = repository.add_promotion(winner.trial_id)
+    promotion = Promotion(
+        teacher=spec.teacher,
+        weights=trained.weights,
+        architecture=winner.architecture,
+        data=data.data,
+        training=spec.promotion,
+        first_sequence=trained.tokens // spec.data.sequence_length,
+        seed=spec.seed,
+        resources=spec.resources,
+    )
+    repository.add_job(search.id, promotion, promotion_id=promotion_id)
+
+
+def _add_export(
+    repository: Repository, search: SearchRecord, promotion_id: int, trial_id: int, trained: Trained
+) -> None:
+    candidate = next(c for c in repository.candidates(search.id) if c.trial_id == trial_id)
+    curves = repository.curves(search.id)
+    export = Export(
+        teacher=search.spec.teacher,
+        weights=trained.weights,
+        architecture=candidate.architecture,
+        provenance={
+            "search": search.name,
+            "spec": search.spec.model_dump(mode="json"),
+            "candidate": candidate.id,
+            "architecture": candidate.architecture.model_dump(),
+            "parameters": candidate.parameters,
+            "compute_dtype": trained.dtype,
+            "trial_curve": [point.model_dump() for point in curves.of_trial[trial_id]],
+            "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion_id]],
+        },
+    )
+    repository.add_job(search.id, export, promotion_id=promotion_id)

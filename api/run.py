@@ -1,0 +1,69 @@
+"""A whole search on this machine with no server: the scheduler over SQLite and the local pool."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from api.scheduler import Scheduler, utc_now
+from api.services.searches import submit, view
+from api.store.database import Database
+from nas.errors import FolderError
+from nas.spec import SearchSpec
+from nas.views import SearchView
+from workers.local import LocalPool
+
+_STEP_SECONDS = 0.2
+
+
+def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None]) -> SearchView:
+    """Runs the spec's search to its end, or goes on with it if `into` holds it already; returns how it ended.
+
+    `show` gets the search after every step. Raises UserError for a bad spec before anything is started. Whatever
+    ends this process, the same call goes on from the newest checkpoints.
+    """
+    with _exclusive(into), _database(into) as database:
+        with database.transaction() as session:
+            search_id = submit(session, spec, utc_now())
+        pool = LocalPool()
+        try:
+            scheduler = Scheduler(database, pool, into)
+            while True:
+                running = scheduler.step()
+                with database.transaction() as session:
+                    seen = view(session, search_id)
+                show(seen)
+                if not running:
+                    return seen
+                time.sleep(_STEP_SECONDS)
+        finally:
+            pool.close()
+
+
+@contextmanager
+def _exclusive(into: Path) -> Iterator[None]:
+    """The folder for this process alone; the lock goes with the process, however it ends."""
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(into / "lock")
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise FolderError("--into", str(into), "is in use by another run", "a folder of its own for each run") from error
+    except OSError as error:
+        raise FolderError("--into", str(into), f"cannot be used ({error.strerror})", "a folder to write into") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _database(into: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{into.resolve() / 'topiary.db'}")
+    try:
+        database.migrate()
+        yield database
+    finally:
+        database.close()

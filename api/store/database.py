@@ -1,0 +1,58 @@
+"""Engines and transactions, and the migrations that build the tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+VERSION_TABLE = "topiary_alembic_version"
+"""Our own, so that another program in the same database keeps its."""
+
+_SQLITE_BUSY_SECONDS = 30
+
+
+class Database:
+    """One database by URL; `transaction()` is the only way in."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            _prepare_sqlite(self._engine)
+
+    def migrate(self) -> None:
+        """Brings the tables to the newest version."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self._engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits at the end, or rolls back on any exception."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # pysqlite would begin transactions of its own.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_SECONDS * 1000}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        # A transaction that reads first and writes later could not wait for another writer: it would fail.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,177 @@
+"""The tables. Rows are never response models; what crosses a border is converted in the repository."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+# Token and parameter counts pass 2^31. SQLite's integers are wide anyway, and number rows only under this name.
+_WHOLE_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone, stored in UTC; SQLite would drop the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {dict[str, Any]: JSON, datetime: UtcDateTime, int: _WHOLE_NUMBER}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class ProjectRow(Base):
+    __tablename__ = "projects"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class SearchRow(Base):
+    __tablename__ = "searches"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        CheckConstraint("state IN ('running', 'finished', 'failed')", name="state"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    teacher: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class CandidateRow(Base):
+    __tablename__ = "candidates"
+    __table_args__ = (UniqueConstraint("search_id", "position"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"))
+    position: Mapped[int]
+    architecture: Mapped[dict[str, Any]]
+    parameters: Mapped[int]
+    non_embedding_parameters: Mapped[int]
+
+
+class TrialRow(Base):
+    __tablename__ = "trials"
+    __table_args__ = (UniqueConstraint("candidate_id", "seed"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    candidate_id: Mapped[int] = mapped_column(ForeignKey("candidates.id"))
+    seed: Mapped[int]
+
+
+class DecisionRow(Base):
+    """What a strategy said, in the order in which it said it."""
+
+    __tablename__ = "decisions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), index=True)
+    action: Mapped[str]
+    until_tokens: Mapped[int | None]
+    reason: Mapped[str | None]
+    made_at: Mapped[datetime]
+
+
+class PromotionRow(Base):
+    __tablename__ = "promotions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), unique=True)
+
+
+class JobRow(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), index=True)
+    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
+    promotion_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"))
+    kind: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(index=True)
+    attempt: Mapped[int]
+    failures: Mapped[int]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    reason: Mapped[str | None]
+    user_error: Mapped[bool]
+    """Whether it failed for something that the user gave, which another attempt would meet again."""
+
+
+class AttemptRow(Base):
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job_id", "number"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
+    number: Mapped[int]
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    reason: Mapped[str | None]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class MeasurementRow(Base):
+    """A point of the curve of a trial, or of a promotion."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        UniqueConstraint("trial_id", "tokens"),
+        UniqueConstraint("promotion_id", "tokens"),
+        CheckConstraint("(trial_id IS NULL) <> (promotion_id IS NULL)", name="one_run"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
+    promotion_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"))
+    tokens: Mapped[int]
+    loss: Mapped[float]
+    kl_to_teacher: Mapped[float]
+
+
+class SequenceLossesRow(Base):
+    """The loss of every validation sequence at a measurement, little-endian float32; apart, since lists skip it."""
+
+    __tablename__ = "sequence_losses"
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+    losses: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ModelRow(Base):
+    """What a promotion ended in."""
+
+    __tablename__ = "models"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    promotion_id: Mapped[int] = mapped_column(ForeignKey("promotions.id"), unique=True)
+    folder: Mapped[str]
+    parameters: Mapped[int]
+    created_at: Mapped[datetime]

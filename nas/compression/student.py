@@ -1,0 +1,68 @@
+"""A student between its cut and its export: built from tensors, distilled from a teacher, measured on the way."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.compression.checkpoint import build_model, own_tensors
+from nas.compression.data import Batch, PackedTokens
+from nas.compression.evaluate import Evaluation, evaluate
+from nas.compression.losses import forward_kl_BT
+from nas.compression.teacher import LiveTeacher, logits_of
+from nas.compression.train import Progress, Run, train
+from nas.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One retraining of one student. `record(tokens, evaluation)` may see a point twice after an interruption."""
+
+    config: dict[str, Any]
+    teacher: LiveTeacher
+    data: PackedTokens
+    validation: Batch
+    training: TrainingSpec
+    until_tokens: int
+    first_sequence: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def run(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        checkpoints: Path,
+        earlier_checkpoints: tuple[Path, ...],
+        record: Callable[[int, Evaluation], None],
+        progress: Callable[[Progress], None],
+    ) -> dict[str, torch.Tensor]:
+        """The weights after retraining, float32 on the CPU, with forward KL on logits as the only loss (P1, table 15)."""
+        model = build_model(self.config, weights, self.device)
+
+        def logits(inputs_BT: torch.Tensor) -> torch.Tensor:
+            return logits_of(model, inputs_BT, self.dtype, self.device)
+
+        def objective(batch: Batch) -> torch.Tensor:
+            return forward_kl_BT(logits(batch.inputs_BT), self.teacher(batch.inputs_BT)).sum()
+
+        def measure(tokens: int) -> None:
+            record(tokens, evaluate(logits, self.validation, teacher_logits=self.teacher))
+
+        run = Run(
+            model=model,
+            objective=objective,
+            data=self.data,
+            spec=self.training,
+            seed=self.seed,
+            device=self.device,
+            first_sequence=self.first_sequence,
+            until_tokens=self.until_tokens,
+        )
+        train(
+            run, checkpoints=checkpoints, earlier_checkpoints=earlier_checkpoints, measure=measure, progress=progress
+        )
+        return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}

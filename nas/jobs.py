@@ -1,0 +1,241 @@
+"""Jobs: the pieces of work that are dispatched, their states, and what any pool of workers must do.
+
+Specs carry addresses, never connections or tensors. Every job reads artifacts of earlier jobs and writes only
+below the folder of its own attempt.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field, JsonValue
+
+from nas.architecture import Architecture
+from nas.border import Border
+from nas.errors import IllegalMove
+from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED)
+
+
+LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING}),
+    # Back to queued: the attempt was lost with its worker, or failed and may be tried again.
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    # A user may ask for a failed job to be tried again once the cause is mended.
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+}
+
+
+def check_move(job_id: int, old: JobState, new: JobState) -> None:
+    """Raises IllegalMove unless a job may go from `old` to `new`."""
+    if new not in LEGAL_MOVES[old]:
+        raise IllegalMove(f"job {job_id} cannot go from {old} to {new}")
+
+
+class DataFiles(Border):
+    """Token files and how they are read."""
+
+    train_file: str
+    validation_file: str
+    sequence_length: int
+    validation_sequences: int
+
+
+# --- what is to be done -------------------------------------------------------------------------------------
+
+
+class PrepareData(Border):
+    """Tokenise the text once, for every later job."""
+
+    kind: Literal["prepare_data"] = "prepare_data"
+    teacher: str
+    data: DataSpec
+    training_tokens: int
+
+
+class Calibrate(Border):
+    """Score the teacher's layers, heads, neurons and channels, and measure its own loss."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    teacher: str
+    data: DataFiles
+    samples: int
+    seed: int
+    resources: ResourcesSpec
+
+
+class Trial(Border):
+    """Cut a student out of the teacher and retrain it until it has seen `until_tokens`.
+
+    The schedule always spans `training.tokens`: stopping earlier is a point on the same curve.
+    """
+
+    kind: Literal["trial"] = "trial"
+    teacher: str
+    scores_file: str
+    architecture: Architecture
+    data: DataFiles
+    training: TrainingSpec
+    until_tokens: int
+    seed: int
+    resources: ResourcesSpec
+
+
+class Promotion(Border):
+    """Distil a trial's final weights further, with a fresh optimizer and schedule."""
+
+    kind: Literal["promotion"] = "promotion"
+    teacher: str
+    weights: str
+    architecture: Architecture
+    data: DataFiles
+    training: TrainingSpec
+    first_sequence: int
+    seed: int
+    resources: ResourcesSpec
+
+
+class Export(Border):
+    """Write a Hugging Face folder that any program loads: weights, config, tokenizer, provenance."""
+
+    kind: Literal["export"] = "export"
+    teacher: str
+    weights: str
+    architecture: Architecture
+    provenance: dict[str, JsonValue]
+
+
+JobSpec = Annotated[PrepareData | Calibrate | Trial | Promotion | Export, Field(discriminator="kind")]
+
+# --- what came of it ----------------------------------------------------------------------------------------
+
+
+class DataPrepared(Border):
+    kind: Literal["prepare_data"] = "prepare_data"
+    data: DataFiles
+    training_tokens: int
+    validation_tokens: int
+
+
+class Calibrated(Border):
+    """`loss` is the teacher's on the validation sequences, in nats per token."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    scores_file: str
+    samples: int
+    loss: float
+    dtype: str
+
+
+class Trained(Border):
+    """`weights` is a safetensors file in float32."""
+
+    kind: Literal["trial", "promotion"]
+    weights: str
+    tokens: int
+    dtype: str
+
+
+class Exported(Border):
+    kind: Literal["export"] = "export"
+    folder: str
+    parameters: int
+
+
+JobResult = Annotated[DataPrepared | Calibrated | Trained | Exported, Field(discriminator="kind")]
+
+
+class Measurement(Border):
+    """Losses after `tokens` tokens of a run, in nats per token: the immutable point of a curve."""
+
+    tokens: int
+    loss: float
+    kl_to_teacher: float
+    loss_per_sequence: tuple[float, ...]
+
+
+class JobProgress(Border):
+    """How far a live attempt is; `done` of `total` in `unit`."""
+
+    done: int
+    total: int
+    unit: str
+    per_second: float = 0.0
+    training_loss: float | None = None
+
+
+# --- who does it --------------------------------------------------------------------------------------------
+
+
+class Assignment(Border):
+    """One attempt at a job: it writes below `folder` only, and may go on from what `earlier_folders` hold."""
+
+    job_id: int
+    attempt: int
+    spec: JobSpec
+    folder: str
+    cpus: int
+    earlier_folders: tuple[str, ...] = ()
+
+
+class Failure(Border):
+    """Why an attempt ended without a result.
+
+    `lost`: whoever ran the workers died, which does not count against the job. `user_error`: the same input would
+    fail again, so it is not tried again.
+    """
+
+    reason: str
+    lost: bool = False
+    user_error: bool = False
+
+
+class Update(Border):
+    """What is new of one attempt. `result` or `failure` ends it, and then comes with its last measurements."""
+
+    job_id: int
+    attempt: int
+    progress: JobProgress | None = None
+    measurements: tuple[Measurement, ...] = ()
+    result: JobResult | None = None
+    failure: Failure | None = None
+
+
+class WorkerPool(Protocol):
+    """Runs assignments. It remembers nothing that the folders of the attempts do not hold."""
+
+    def has_room(self, cpus: int, claimed_cpus: int) -> bool:
+        """Whether an assignment of `cpus` cores can start now, besides others of `claimed_cpus` in all."""
+        ...
+
+    def submit(self, assignment: Assignment) -> None:
+        """Starts an attempt; returns at once."""
+        ...
+
+    def adopt(self, assignment: Assignment) -> None:
+        """Takes over an attempt that an earlier pool submitted: its result if there is one, else it is lost."""
+        ...
+
+    def poll(self) -> list[Update]:
+        """What happened since the last call, oldest first; does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        ...
+
+
+def artifact_folder(run_folder: Path, job_id: int, attempt: int) -> Path:
+    """Where an attempt writes."""
+    return run_folder / "jobs" / f"{job_id:06d}" / f"attempt-{attempt}"

@@ -1,0 +1,86 @@
+"""The leaderboard: candidates in the order of their losses, compared only at equal tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nas.architecture import Architecture
+from nas.border import Border
+
+
+class Point(Protocol):
+    """What a ranking needs of a measurement."""
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def kl_to_teacher(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A candidate and its curve, points in the order of tokens."""
+
+    candidate_id: int
+    architecture: Architecture
+    parameters: int
+    non_embedding_parameters: int
+    curve: Sequence[Point]
+    state: str
+    reason: str | None = None
+
+
+class Standing(Border):
+    """One row of the leaderboard. Losses are validation cross-entropies in nats per token.
+
+    `rank_after_pruning` orders the same candidates by their loss before any retraining. `state` is the trial's,
+    derived from its job; a failed trial has no rank.
+    """
+
+    rank: int | None
+    rank_after_pruning: int | None
+    candidate_id: int
+    architecture: Architecture
+    parameters: int
+    non_embedding_parameters: int
+    tokens: int
+    loss: float | None
+    loss_after_pruning: float | None
+    kl_to_teacher: float | None
+    state: str
+    reason: str | None
+
+
+def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
+    """Candidates by furthest measurement, then by the loss there; ties by the order of enumeration.
+
+    Those not measured yet come last, without a rank.
+    """
+    measured = [contender for contender in contenders if contender.curve and contender.state != "failed"]
+    others = [contender for contender in contenders if contender not in measured]
+    measured.sort(key=lambda c: (-c.curve[-1].tokens, c.curve[-1].loss, c.candidate_id))
+    pruned = [c for c in contenders if c.curve and c.curve[0].tokens == 0]
+    pruned.sort(key=lambda c: (c.curve[0].loss, c.candidate_id))
+    pruned_ranks = {contender.candidate_id: rank for rank, contender in enumerate(pruned, start=1)}
+    ranks = {contender.candidate_id: rank for rank, contender in enumerate(measured, start=1)}
+    return [_standing(c, ranks.get(c.candidate_id), pruned_ranks.get(c.candidate_id)) for c in [*measured, *others]]
+
+
+def _standing(contender: Contender, rank: int | None, rank_after_pruning: int | None) -> Standing:
+    curve = contender.curve
+    return Standing(
+        rank=rank,
+        rank_after_pruning=rank_after_pruning,
+        candidate_id=contender.candidate_id,
+        architecture=contender.architecture,
+        parameters=contender.parameters,
+        non_embedding_parameters=contender.non_embedding_parameters,
+        tokens=curve[-1].tokens if curve else 0,
+        loss=curve[-1].loss if curve else None,
+        loss_after_pruning=curve[0].loss if curve and curve[0].tokens == 0 else None,
+        kl_to_teacher=curve[-1].kl_to_teacher if curve else None,
+        state=contender.state,
+        reason=contender.reason,
+    )

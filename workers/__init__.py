@@ -1,0 +1,1 @@
+"""Running jobs: one plain function per kind, and the pools that run them somewhere."""

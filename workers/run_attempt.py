@@ -1,0 +1,43 @@
+"""The process of one attempt: `python -m workers.run_attempt FOLDER`. It ends when its parent does.
+
+The parent holds the other end of standard input; whatever kills the parent closes it.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from nas.errors import UserError
+from nas.jobs import Assignment, Failure
+from workers.attempt import AttemptFolder
+
+
+def main(folder: Path) -> None:
+    """Runs the assignment in `folder` and writes its outcome."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    attempt = AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text()))
+    try:
+        # Imported here: torch takes seconds, and even an import that fails is an outcome to report.
+        from transformers.utils import logging
+
+        from workers.tasks import run_job
+
+        logging.disable_progress_bar()
+        attempt.finish(run_job(attempt))
+    except UserError as error:
+        attempt.finish(Failure(reason=str(error), user_error=True))
+    except Exception as error:  # noqa: BLE001 - the border of the process: every failure becomes a record
+        traceback.print_exc()
+        attempt.finish(Failure(reason=f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,233 @@
+"""One plain function per job kind: addresses in, artifacts below the attempt's folder out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from nas.compression.checkpoint import build_model, load_model, read_tensor, read_weights, write_model_folder, write_weights
+from nas.compression.data import PackedTokens, text_digest, training_documents, validation_documents, write_token_file
+from nas.compression.device import default_device, resolve_dtype
+from nas.compression.evaluate import Evaluation, evaluate
+from nas.compression.importance import Scores
+from nas.compression.importance import calibrate as score
+from nas.compression.prune import choose, cut
+from nas.compression.student import Distillation
+from nas.compression.teacher import LiveTeacher
+from nas.compression.train import Progress
+from nas.errors import CheckpointError, DataError, TeacherError
+from nas.jobs import (
+    Calibrate,
+    Calibrated,
+    DataFiles,
+    DataPrepared,
+    Export,
+    Exported,
+    JobProgress,
+    JobResult,
+    Measurement,
+    PrepareData,
+    Promotion,
+    Trained,
+    Trial,
+)
+from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.spec import ResourcesSpec
+from workers.attempt import AttemptFolder
+
+
+def run_job(attempt: AttemptFolder) -> JobResult:
+    """Does what the attempt's assignment says; raises whatever goes wrong."""
+    spec = attempt.assignment.spec
+    match spec:
+        case PrepareData():
+            return prepare_data(spec, attempt)
+        case Calibrate():
+            return calibrate(spec, attempt)
+        case Trial():
+            return trial(spec, attempt)
+        case Promotion():
+            return promotion(spec, attempt)
+        case Export():
+            return export(spec, attempt)
+
+
+def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
+    """Tokenises validation first, so that no document of it can enter training."""
+    folder = inspect_model_folder(Path(spec.teacher))
+    if folder.end_of_text is None:
+        raise TeacherError("teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document")
+    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+    data, length = spec.data, spec.data.sequence_length
+    train, validation = attempt.path / "train.bin", attempt.path / "validation.bin"
+    digests: set[bytes] = set()
+    wanted = data.validation_sequences * length + 1
+    written = write_token_file(
+        validation, validation_documents(data, digests), tokenizer, folder.end_of_text, max_tokens=wanted
+    )
+    if written["tokens"] < wanted:
+        raise DataError(
+            "data.validation_sequences",
+            data.validation_sequences,
+            f"of {length} tokens are more than the {written['tokens']:,} tokens of validation text",
+            f"up to {max(0, written['tokens'] - 1) // length} with this text, or more text",
+        )
+
+    def progress(tokens: int) -> None:
+        attempt.report_progress(JobProgress(done=min(tokens, spec.training_tokens), total=spec.training_tokens, unit="tokens"))
+
+    written_train = write_token_file(
+        train,
+        training_documents(data, without=frozenset(digests)),
+        tokenizer,
+        folder.end_of_text,
+        max_tokens=spec.training_tokens + 1,
+        progress=progress,
+    )
+    files = DataFiles(
+        train_file=str(train),
+        validation_file=str(validation),
+        sequence_length=length,
+        validation_sequences=data.validation_sequences,
+    )
+    if written_train["tokens"] <= length:
+        raise DataError(
+            "data.train", data.train, f"holds {written_train['tokens']} tokens", f"at least one sequence, {length + 1} tokens"
+        )
+    return DataPrepared(data=files, training_tokens=written_train["tokens"], validation_tokens=written["tokens"])
+
+
+def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
+    """Scores every axis in one pass, and measures the teacher on the validation sequences."""
+    device, dtype = _compute(spec.resources)
+    folder = inspect_model_folder(Path(spec.teacher))
+    model = load_model(folder, device)
+    samples = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length).sample(spec.samples, spec.seed)
+    num_samples = len(samples.inputs_BT)
+
+    def progress(done: int) -> None:
+        attempt.report_progress(JobProgress(done=done, total=num_samples, unit="samples"))
+
+    scores = score(model, folder.family, folder.architecture, samples.to(device), progress=progress)
+    scores_file = attempt.path / "scores.safetensors"
+    scores.save(scores_file)
+    teacher = LiveTeacher(model, dtype, device)
+    loss = evaluate(teacher, _validation(spec.data, device)).loss
+    return Calibrated(scores_file=str(scores_file), samples=num_samples, loss=loss, dtype=_name(dtype))
+
+
+def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
+    """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
+    folder = inspect_model_folder(Path(spec.teacher))
+    scores = Scores.load(Path(spec.scores_file))
+    kept = choose(scores, folder.architecture, spec.architecture)
+    weights = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, spec.architecture, kept))
+    return _distil(spec, attempt, folder, weights, first_sequence=0, until_tokens=spec.until_tokens)
+
+
+def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
+    """Goes on from a trial's final weights, on the tokens that come after the trial's."""
+    folder = inspect_model_folder(Path(spec.teacher))
+    return _distil(
+        spec,
+        attempt,
+        folder,
+        read_weights(Path(spec.weights)),
+        first_sequence=spec.first_sequence,
+        until_tokens=spec.training.actual_tokens(spec.data.sequence_length),
+    )
+
+
+def export(spec: Export, attempt: AttemptFolder) -> Exported:
+    """Writes the folder in the teacher's dtype, then reads it back and holds it against its own claim."""
+    teacher = inspect_model_folder(Path(spec.teacher))
+    dtype: torch.dtype = getattr(torch, teacher.dtype)
+    tensors = {name: tensor.to(dtype) for name, tensor in read_weights(Path(spec.weights)).items()}
+    into = attempt.path / "model"
+    config = teacher.family.config(teacher.config, spec.architecture)
+    write_model_folder(into, config, tensors, teacher.path, spec.provenance)
+    written = inspect_model_folder(into)
+    model: Any = build_model(written.config, {name: read_tensor(written, name) for name in tensors}, torch.device("cpu"))
+    promised, found = written.family.count(spec.architecture), model.num_parameters()
+    if written.architecture != spec.architecture or promised != found:
+        raise CheckpointError(into, f"has {found} parameters as {written.architecture.label} where {promised} were promised")
+    return Exported(folder=str(into), parameters=found)
+
+
+def _distil(
+    spec: Trial | Promotion,
+    attempt: AttemptFolder,
+    folder: ModelFolder,
+    weights: dict[str, torch.Tensor],
+    *,
+    first_sequence: int,
+    until_tokens: int,
+) -> Trained:
+    device, dtype = _compute(spec.resources)
+    distillation = Distillation(
+        config=folder.family.config(folder.config, spec.architecture),
+        teacher=LiveTeacher(load_model(folder, device), dtype, device),
+        data=PackedTokens(Path(spec.data.train_file), spec.data.sequence_length),
+        validation=_validation(spec.data, device),
+        training=spec.training,
+        until_tokens=until_tokens,
+        first_sequence=first_sequence,
+        seed=spec.seed,
+        device=device,
+        dtype=dtype,
+    )
+    retrained = distillation.run(
+        weights,
+        checkpoints=attempt.path / "checkpoints",
+        earlier_checkpoints=tuple(Path(earlier) / "checkpoints" for earlier in attempt.assignment.earlier_folders),
+        record=_record_into(attempt),
+        progress=_progress_into(attempt),
+    )
+    weights_file = attempt.path / "weights.safetensors"
+    write_weights(weights_file, retrained)
+    return Trained(kind=spec.kind, weights=str(weights_file), tokens=until_tokens, dtype=_name(dtype))
+
+
+def _record_into(attempt: AttemptFolder) -> Callable[[int, Evaluation], None]:
+    def record(tokens: int, evaluation: Evaluation) -> None:
+        attempt.report_measurement(
+            Measurement(
+                tokens=tokens,
+                loss=evaluation.loss,
+                kl_to_teacher=evaluation.kl_to_teacher or 0.0,
+                loss_per_sequence=tuple(evaluation.loss_per_sequence.tolist()),
+            )
+        )
+
+    return record
+
+
+def _progress_into(attempt: AttemptFolder) -> Callable[[Progress], None]:
+    def progress(now: Progress) -> None:
+        attempt.report_progress(
+            JobProgress(
+                done=now.tokens,
+                total=now.total_tokens,
+                unit="tokens",
+                per_second=now.tokens_per_second,
+                training_loss=now.training_loss,
+            )
+        )
+
+    return progress
+
+
+def _compute(resources: ResourcesSpec) -> tuple[torch.device, torch.dtype]:
+    torch.set_num_threads(resources.cpus)
+    device = default_device()
+    return device, resolve_dtype(resources.dtype, device)
+
+
+def _validation(data: DataFiles, device: torch.device) -> Any:
+    return PackedTokens(Path(data.validation_file), data.sequence_length).first(data.validation_sequences).to(device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
