@@ -8,16 +8,15 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.table import Table
 
-from api.display import SearchDisplay, leaderboard_table, summary
+from api.display import SearchDisplay, candidates_table, leaderboard_table, summary
 from api.run import run_search
 from api.services.searches import enumerate_spec
 from api.settings import Settings
 from nas.errors import UserError
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
-from nas.views import CandidateView, SearchView
+from nas.views import SearchView
 
 SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -48,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     enumerate_ = commands.add_parser("enumerate", help="list a spec's candidates with their costs; starts nothing")
     enumerate_.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
-    enumerate_.add_argument("--json", action="store_true", help="print the candidates as JSON, one per line")
+    enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
     enumerate_.set_defaults(command=_enumerate)
     return parser
 
@@ -87,35 +86,12 @@ def report(view: SearchView, seconds: float, *, to: object = sys.stdout) -> int:
 
 
 def _enumerate(parsed: argparse.Namespace) -> int:
-    teacher, candidates = enumerate_spec(read_spec(parsed.spec))
+    found = enumerate_spec(read_spec(parsed.spec))
     if parsed.json:
-        for candidate in candidates:
-            print(candidate.model_dump_json())
+        print(found.model_dump_json())
     else:
-        Console(soft_wrap=True).print(_candidates_table(candidates))
+        Console(soft_wrap=True).print(candidates_table(found))
     return SUCCESS
-
-
-def _candidates_table(candidates: list[CandidateView]) -> Table:
-    table = Table(title=f"{len(candidates)} candidates", title_justify="left")
-    headers = (
-        "layers", "hidden", "ffn", "heads", "parameters", "non-embedding", "of the teacher", "weights, MB",
-        "KV cache, kB/token", "forward, MFLOP/token",
-    )  # fmt: skip
-    for header in headers:
-        table.add_column(header, justify="right")
-    for candidate in candidates:
-        own = candidate.cost
-        table.add_row(
-            *(str(size) for size in candidate.architecture.axes),
-            f"{own.parameters:,}",
-            f"{own.non_embedding_parameters:,}",
-            f"{100 * candidate.share_of_teacher:.1f} %",
-            f"{own.weight_bytes / 1e6:,.1f}",
-            f"{own.kv_cache_bytes_per_token / 1e3:,.1f}",
-            f"{own.forward_flops_per_token / 1e6:,.1f}",
-        )
-    return table
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What a search looks like in a terminal: a live table with progress, or plain lines where there is no terminal."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -11,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.ranking import Standing
-from nas.views import JobView, SearchView
+from nas.views import CandidateView, EnumerationView, JobView, SearchView
 
+_SHAPE = "layers x hidden x ffn x heads"
 _PHASES = {
     "prepare_data": "tokenising the text",
     "calibrate": "ranking layers, heads, neurons and channels",
@@ -36,7 +39,9 @@ class SearchDisplay:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -93,11 +98,11 @@ class _Pace:
 
 def leaderboard_table(view: SearchView) -> Table:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
-    teacher = "" if view.teacher_loss is None else f", teacher's loss {view.teacher_loss:.3f}"
-    table = Table(title=f"{view.name}: {_count(view.teacher_parameters)} parameters to cut{teacher}", title_justify="left")
-    headers = ("#", "pruned", "layers", "hidden", "ffn", "heads", "parameters", "after pruning", "retrained", "KL", "tokens")
-    for header in headers:
-        table.add_column(header, justify="right")
+    teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {_loss(view.teacher_loss)}"
+    title = f"{view.name}: a teacher of {_count(view.teacher_parameters)} parameters{teacher}"
+    headers = ("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens")
+    table = _table(title, headers)
+    table.caption = f"shape: {_SHAPE}; was: rank after pruning; losses in nats per token"
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state == "running"}
     for row in view.leaderboard:
         style = "bold" if row.rank == 1 else "red" if row.state == "failed" else ""
@@ -105,18 +110,55 @@ def leaderboard_table(view: SearchView) -> Table:
     return table
 
 
+def candidates_table(found: EnumerationView) -> Table:
+    """The candidates of a spec with their costs, the teacher last, and what else the space held."""
+    title = (
+        f"{len(found.candidates)} candidates; {found.num_outside_budget} other shapes are outside the budget, "
+        f"{found.num_illegal} not legal for {found.teacher.family}"
+    )
+    headers = ("shape", "parameters", "non-embedding", "share", "MB", "KV kB", "MFLOP")
+    table = _table(title, headers)
+    teacher = CandidateView(architecture=found.teacher, cost=found.teacher_cost, share_of_teacher=1.0)
+    for row in (*found.candidates, teacher):
+        table.add_row(
+            row.architecture.label,
+            f"{row.cost.parameters:,}",
+            f"{row.cost.non_embedding_parameters:,}",
+            f"{100 * row.share_of_teacher:.1f} %",
+            f"{row.cost.weight_bytes / 1e6:,.1f}",
+            f"{row.cost.kv_cache_bytes_per_token / 1e3:,.1f}",
+            f"{row.cost.forward_flops_per_token / 1e6:,.1f}",
+            style="dim" if row is teacher else "",
+        )
+    table.caption = f"shape: {_SHAPE}; last row: the teacher; KV kB and forward MFLOP: per token"
+    return table
+
+
+def _table(title: str, headers: Sequence[str]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
 def _cells(row: Standing, job: JobView | None) -> list[str]:
-    tokens = _tokens(row.tokens) if row.tokens else row.state
+    tokens = _tokens(row.tokens) if row.state == "succeeded" else row.state
     if job is not None and job.progress is not None and job.progress.unit == "tokens":
         tokens = f"{100 * job.progress.done // job.progress.total} %"
-    retrained = row.loss if row.tokens else None
     return [
         _number(row.rank),
         _number(row.rank_after_pruning),
-        *(str(size) for size in row.architecture.axes),
+        row.architecture.label,
         _count(row.parameters),
         _loss(row.loss_after_pruning),
-        _loss(retrained),
+        _loss(row.loss if row.tokens else None),
         _loss(row.kl_to_teacher if row.tokens else None),
         tokens,
     ]

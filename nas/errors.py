@@ -9,7 +9,6 @@ TopiaryError
 │   └── FolderError        a run folder or an output folder
 ├── CheckpointError        a file of ours is damaged or is not what it claims to be
 ├── TrainingDiverged       a loss or gradient is not finite
-├── JobFailed              a job ended without a result, after all its attempts
 └── IllegalMove            a state was asked to change in a way its table does not allow
 """
 
@@ -87,10 +86,6 @@ class TrainingDiverged(TopiaryError):
             f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence}); "
             "the weights are still those before the step"
         )
-
-
-class JobFailed(TopiaryError):
-    """A job ended without a result, after all its attempts."""
 
 
 class IllegalMove(TopiaryError):

@@ -33,7 +33,8 @@ class ModelFolder:
     def end_of_text(self) -> int | None:
         """The token that ends a document, the first where the config names several."""
         token = self.config.get("eos_token_id")
-        return token[0] if isinstance(token, list) and token else token
+        first = token[0] if isinstance(token, list) and token else token
+        return first if isinstance(first, int) else None
 
 
 def inspect_model_folder(path: Path) -> ModelFolder:

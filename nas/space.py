@@ -1,5 +1,6 @@
 """SearchSpace x Budget -> candidates: every shape that fits, in a stable order."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import ceil, floor
@@ -52,29 +53,36 @@ class Budget(Border):
         return family_named(architecture.family).count(architecture, embedding=self.counting == "total")
 
 
-def shapes(space: SearchSpace, teacher: Architecture) -> list[Architecture]:
-    """Every legal shape of the space, ordered by AXES with the values of each axis descending.
+@dataclass(frozen=True)
+class Enumeration:
+    """The candidates, and how many shapes of the space were illegal for the family or outside the budget."""
 
-    Raises SpecError for a size that the teacher cannot give.
-    """
-    choices = [_axis_choices(space, axis, teacher) for axis in AXES]
-    return [
-        Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
-        for sizes in product(*choices)
-    ]
+    candidates: list[Architecture]
+    num_illegal: int
+    num_outside_budget: int
 
 
-def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architecture) -> list[Architecture]:
-    """The shapes within the budget, in the order of `shapes`.
+def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architecture) -> Enumeration:
+    """The legal shapes within the budget, ordered by AXES with the sizes of each axis descending.
 
     Raises SpecError for a size the teacher cannot give, and BudgetError, with the nearest misses, if nothing fits.
     """
+    family = family_named(teacher.family)
+    choices = [_axis_choices(space, axis, teacher) for axis in AXES]
+    everything = [
+        Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
+        for sizes in product(*choices)
+    ]
+    legal = [shape for shape in everything if family.illegal(shape) is None]
+    if not legal:
+        rules = " and ".join(f"{field} as a multiple of {other}" for field, other in family.multiples)
+        sizes = space.model_dump(exclude_none=True)
+        raise SpecError("space", sizes, f"has no shape that is legal for {family.model_type}", rules)
     low, high = budget.window
-    everything = shapes(space, teacher)
-    candidates = [shape for shape in everything if low <= budget.count(shape) <= high]
+    candidates = [shape for shape in legal if low <= budget.count(shape) <= high]
     if not candidates:
-        raise _nothing_fits(everything, budget)
-    return candidates
+        raise _nothing_fits(legal, budget)
+    return Enumeration(candidates, len(everything) - len(legal), len(legal) - len(candidates))
 
 
 def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[int]:
@@ -89,15 +97,15 @@ def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[
     return sorted(choices, reverse=True)
 
 
-def _nothing_fits(everything: list[Architecture], budget: Budget) -> BudgetError:
+def _nothing_fits(legal: list[Architecture], budget: Budget) -> BudgetError:
     low, high = budget.window
-    counts = sorted((budget.count(shape), shape.label) for shape in everything)
+    counts = sorted((budget.count(shape), shape.label) for shape in legal)
     below = [pair for pair in counts if pair[0] < low][-1:]
     above = [pair for pair in counts if pair[0] > high][:1]
     misses = " and ".join(f"{label} with {count:,}" for count, label in below + above)
     return BudgetError(
         "budget.parameters",
         f"{budget.parameters:,.0f}",
-        f"leaves none of {len(counts)} shapes ({budget.counting} parameters from {low:,} to {high:,}; nearest: {misses})",
+        f"leaves none of {len(counts)} shapes ({budget.counting} count from {low:,} to {high:,}; nearest: {misses})",
         f"a target between {counts[0][0]:,} and {counts[-1][0]:,} or a wider budget.tolerance or space",
     )

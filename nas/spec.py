@@ -112,12 +112,14 @@ class SearchSpec(Border):
     """A search: the teacher, the budget, the space, the data, and how candidates are retrained."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="1 to 63 lower-case letters, digits, dots, dashes, underscores"
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="1 to 63 lower-case letters, digits, dots, dashes, underscores",
     )
     teacher: str = Field(description="a Hugging Face folder with config.json, safetensors weights and tokenizer.json")
     budget: Budget = Field(description="parameters, tolerance, counting")
     space: SearchSpace = Field(
-        default_factory=SearchSpace, description="sizes to try along each axis; an axis left out keeps the teacher's size"
+        default_factory=SearchSpace,
+        description="sizes to try along each axis; an axis left out keeps the teacher's size",
     )
     data: DataSpec = Field(description="train, and optionally validation and how to read them")
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")

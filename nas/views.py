@@ -20,6 +20,16 @@ class CurvePoint(Border):
     kl_to_teacher: float
 
 
+class EnumerationView(Border):
+    """What a spec's space and budget leave of a teacher; starts nothing."""
+
+    teacher: Architecture
+    teacher_cost: Cost
+    candidates: "tuple[CandidateView, ...]"
+    num_illegal: int
+    num_outside_budget: int
+
+
 class CandidateView(Border):
     """A candidate before anything is spent on it."""
 

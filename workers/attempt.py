@@ -10,7 +10,6 @@ Everything a pool knows of an attempt stands here, so an attempt outlives the po
 """
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class AttemptFolder:
     def _write(self, name: str, content: Border) -> None:
         partial = self.path / (name + ".partial")
         partial.write_text(content.model_dump_json())
-        os.replace(partial, self.path / name)
+        partial.replace(self.path / name)
 
     # --- read by the pool ---
 

@@ -7,8 +7,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from nas.compression.checkpoint import build_model, load_model, read_tensor, read_weights, write_model_folder, write_weights
-from nas.compression.data import PackedTokens, text_digest, training_documents, validation_documents, write_token_file
+from nas.compression.checkpoint import (
+    build_model,
+    load_model,
+    read_tensor,
+    read_weights,
+    write_model_folder,
+    write_weights,
+)
+from nas.compression.data import PackedTokens, training_documents, validation_documents, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.importance import Scores
@@ -58,7 +65,9 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
     """Tokenises validation first, so that no document of it can enter training."""
     folder = inspect_model_folder(Path(spec.teacher))
     if folder.end_of_text is None:
-        raise TeacherError("teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document")
+        raise TeacherError(
+            "teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document"
+        )
     tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
     data, length = spec.data, spec.data.sequence_length
     train, validation = attempt.path / "train.bin", attempt.path / "validation.bin"
@@ -76,7 +85,9 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
         )
 
     def progress(tokens: int) -> None:
-        attempt.report_progress(JobProgress(done=min(tokens, spec.training_tokens), total=spec.training_tokens, unit="tokens"))
+        attempt.report_progress(
+            JobProgress(done=min(tokens, spec.training_tokens), total=spec.training_tokens, unit="tokens")
+        )
 
     written_train = write_token_file(
         train,
@@ -94,7 +105,10 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
     )
     if written_train["tokens"] <= length:
         raise DataError(
-            "data.train", data.train, f"holds {written_train['tokens']} tokens", f"at least one sequence, {length + 1} tokens"
+            "data.train",
+            data.train,
+            f"holds {written_train['tokens']} tokens",
+            f"at least one sequence, {length + 1} tokens",
         )
     return DataPrepared(data=files, training_tokens=written_train["tokens"], validation_tokens=written["tokens"])
 
@@ -149,10 +163,14 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     config = teacher.family.config(teacher.config, spec.architecture)
     write_model_folder(into, config, tensors, teacher.path, spec.provenance)
     written = inspect_model_folder(into)
-    model: Any = build_model(written.config, {name: read_tensor(written, name) for name in tensors}, torch.device("cpu"))
+    model: Any = build_model(
+        written.config, {name: read_tensor(written, name) for name in tensors}, torch.device("cpu")
+    )
     promised, found = written.family.count(spec.architecture), model.num_parameters()
     if written.architecture != spec.architecture or promised != found:
-        raise CheckpointError(into, f"has {found} parameters as {written.architecture.label} where {promised} were promised")
+        raise CheckpointError(
+            into, f"has {found} parameters as {written.architecture.label} where {promised} were promised"
+        )
     return Exported(folder=str(into), parameters=found)
 
 

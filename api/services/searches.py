@@ -12,35 +12,39 @@ from nas.architecture import Architecture
 from nas.cost import cost
 from nas.errors import FolderError, SpecError
 from nas.families import family_named
-from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.model_folder import inspect_model_folder
 from nas.space import enumerate_candidates
 from nas.spec import SearchSpec
 from nas.text import read_documents, text_files
-from nas.views import CandidateView, JobView, PromotionView, SearchView
+from nas.views import CandidateView, EnumerationView, JobView, PromotionView, SearchView
 
 
-def enumerate_spec(spec: SearchSpec) -> tuple[ModelFolder, list[CandidateView]]:
+def enumerate_spec(spec: SearchSpec) -> EnumerationView:
     """The teacher and the candidates of a spec with their costs; starts nothing.
 
     Raises UserError for a teacher that cannot be used and for a space or budget that leaves nothing.
     """
     teacher = inspect_model_folder(Path(spec.teacher))
-    positions = teacher.config.get("max_position_embeddings")
-    if positions is not None and spec.data.sequence_length > positions:
-        raise SpecError(
-            "data.sequence_length",
-            spec.data.sequence_length,
-            f"is longer than the teacher's {positions} positions",
-            f"2 to {positions}",
-        )
-    teacher_parameters = teacher.family.count(teacher.architecture)
-    views = []
-    for architecture in enumerate_candidates(spec.space, spec.budget, teacher.architecture):
-        own = cost(architecture, dtype=teacher.dtype, sequence_length=spec.data.sequence_length)
-        views.append(
-            CandidateView(architecture=architecture, cost=own, share_of_teacher=own.parameters / teacher_parameters)
-        )
-    return teacher, views
+    length, positions = spec.data.sequence_length, teacher.config.get("max_position_embeddings")
+    if positions is not None and length > positions:
+        problem = f"is longer than the teacher's {positions} positions"
+        raise SpecError("data.sequence_length", length, problem, f"2 to {positions}")
+    teacher_cost = cost(teacher.architecture, dtype=teacher.dtype, sequence_length=length)
+    found = enumerate_candidates(spec.space, spec.budget, teacher.architecture)
+    return EnumerationView(
+        teacher=teacher.architecture,
+        teacher_cost=teacher_cost,
+        candidates=tuple(
+            CandidateView(
+                architecture=architecture,
+                cost=(own := cost(architecture, dtype=teacher.dtype, sequence_length=length)),
+                share_of_teacher=own.parameters / teacher_cost.parameters,
+            )
+            for architecture in found.candidates
+        ),
+        num_illegal=found.num_illegal,
+        num_outside_budget=found.num_outside_budget,
+    )
 
 
 def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
@@ -52,10 +56,9 @@ def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
     repository = Repository(session)
     existing = repository.search_named(spec.name)
     if existing is None:
-        teacher, candidates = enumerate_spec(spec)
+        found = enumerate_spec(spec)
         _check_text(spec)
-        counted = [(c.architecture, c.cost.parameters, c.cost.non_embedding_parameters) for c in candidates]
-        return repository.add_search(spec, teacher.architecture, counted, now)
+        return repository.add_search(spec, found.teacher, found.candidates, now)
     if existing.spec != spec:
         changed = [name for name in SearchSpec.model_fields if getattr(existing.spec, name) != getattr(spec, name)]
         raise FolderError(
@@ -112,7 +115,8 @@ def view(session: Session, search_id: int) -> SearchView:
             JobView(
                 job_id=job.id,
                 kind=job.spec.kind,
-                candidate_id=candidate_of_trial.get(job.trial_id or 0) or candidate_of_promotion.get(job.promotion_id or 0),
+                candidate_id=candidate_of_trial.get(job.trial_id or 0)
+                or candidate_of_promotion.get(job.promotion_id or 0),
                 state=job.state,
                 attempt=job.attempt,
                 progress=job.progress,
@@ -124,9 +128,7 @@ def view(session: Session, search_id: int) -> SearchView:
     )
 
 
-def _promotion_views(
-    repository: Repository, search: SearchRecord, jobs: list[JobRecord]
-) -> list[PromotionView]:
+def _promotion_views(repository: Repository, search: SearchRecord, jobs: list[JobRecord]) -> list[PromotionView]:
     candidates = {candidate.trial_id: candidate for candidate in repository.candidates(search.id)}
     curves = repository.curves(search.id).of_promotion
     promotions = repository.promotions(search.id)

@@ -28,7 +28,7 @@ from nas.architecture import Architecture
 from nas.jobs import Failure, JobProgress, JobResult, JobSpec, JobState, Measurement, check_move
 from nas.spec import SearchSpec
 from nas.strategy import Advance, Decision
-from nas.views import CurvePoint, SearchState
+from nas.views import CandidateView, CurvePoint, SearchState
 
 DEFAULT_PROJECT = "default"
 _JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
@@ -55,10 +55,10 @@ class Repository:
         self,
         spec: SearchSpec,
         teacher: Architecture,
-        candidates: Sequence[tuple[Architecture, int, int]],
+        candidates: Sequence[CandidateView],
         now: datetime,
     ) -> int:
-        """A new running search with its candidates (shape, parameters, non-embedding) and a trial for each."""
+        """A new running search with its candidates and a trial for each."""
         search = SearchRow(
             project_id=self._project_id(DEFAULT_PROJECT),
             name=spec.name,
@@ -69,17 +69,17 @@ class Repository:
         )
         self._session.add(search)
         self._session.flush()
-        for position, (architecture, parameters, non_embedding) in enumerate(candidates):
-            candidate = CandidateRow(
+        for position, candidate in enumerate(candidates):
+            row = CandidateRow(
                 search_id=search.id,
                 position=position,
-                architecture=architecture.model_dump(),
-                parameters=parameters,
-                non_embedding_parameters=non_embedding,
+                architecture=candidate.architecture.model_dump(),
+                parameters=candidate.cost.parameters,
+                non_embedding_parameters=candidate.cost.non_embedding_parameters,
             )
-            self._session.add(candidate)
+            self._session.add(row)
             self._session.flush()
-            self._session.add(TrialRow(candidate_id=candidate.id, seed=spec.seed))
+            self._session.add(TrialRow(candidate_id=row.id, seed=spec.seed))
         self._session.flush()
         return search.id
 
@@ -171,9 +171,7 @@ class Repository:
         return [PromotionRecord(row.id, row.trial_id) for row in rows]
 
     def add_model(self, promotion_id: int, folder: str, parameters: int, now: datetime) -> None:
-        self._session.add(
-            ModelRow(promotion_id=promotion_id, folder=folder, parameters=parameters, created_at=now)
-        )
+        self._session.add(ModelRow(promotion_id=promotion_id, folder=folder, parameters=parameters, created_at=now))
 
     def models(self, promotion_ids: Iterable[int]) -> dict[int, ModelRecord]:
         rows = self._session.scalars(select(ModelRow).where(ModelRow.promotion_id.in_(list(promotion_ids))))
@@ -241,9 +239,7 @@ class Repository:
     def retry_failed(self, search_id: int) -> int:
         """Queues the failed jobs of a search again, their failures forgiven; returns how many there were."""
         rows = list(
-            self._session.scalars(
-                select(JobRow).where(JobRow.search_id == search_id, JobRow.state == JobState.FAILED)
-            )
+            self._session.scalars(select(JobRow).where(JobRow.search_id == search_id, JobRow.state == JobState.FAILED))
         )
         for row in rows:
             self._move(row, JobState.QUEUED)

@@ -60,7 +60,7 @@ def write_text(train: Path, validation: Path) -> None:
         with partial.open("w", encoding="utf-8") as out:
             for module in _first(parts, limit):
                 out.write(json.dumps({"text": module.text, "module": f"{module.package}/{module.name}"}) + "\n")
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def demo_summary(view: SearchView, seconds: float) -> dict[str, object]:

@@ -5,7 +5,6 @@ Resumable: run it again and it goes on. Only the step that reads packages depend
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,7 +31,8 @@ VOCAB_SIZE = 4096
 SEQUENCE_LENGTH = 256
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_TOKENS = 16_384_000
-CONFIG = {
+END_OF_TEXT_ID = 0
+CONFIG: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "num_hidden_layers": 8,
     "hidden_size": 192,
@@ -43,7 +43,7 @@ CONFIG = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
     "bos_token_id": None,
-    "eos_token_id": 0,
+    "eos_token_id": END_OF_TEXT_ID,
     "pad_token_id": None,
 }
 
@@ -84,17 +84,17 @@ def prepare(work: Path) -> Tokenizer:
     print(f"training a tokenizer of {VOCAB_SIZE} entries on {len(training)} modules", flush=True)
     tokenizer = train_tokenizer(module.text for module in training)
     tokenizer.save(str(tokenizer_file))
-    manifest = write_token_file(work / "train.bin", _texts(training), tokenizer, CONFIG["eos_token_id"])
+    manifest = write_token_file(work / "train.bin", _texts(training), tokenizer, END_OF_TEXT_ID)
     by_package: dict[str, list[Module]] = defaultdict(list)
     for module in validation:
         by_package[module.package].append(module)
     validation_tokens = {
-        package: write_token_file(
-            work / f"validation-{package}.bin", _texts(parts), tokenizer, CONFIG["eos_token_id"]
-        )["tokens"]
+        package: write_token_file(work / f"validation-{package}.bin", _texts(parts), tokenizer, END_OF_TEXT_ID)[
+            "tokens"
+        ]
         for package, parts in sorted(by_package.items())
     }
-    write_token_file(work / "validation.bin", _texts(validation), tokenizer, CONFIG["eos_token_id"])
+    write_token_file(work / "validation.bin", _texts(validation), tokenizer, END_OF_TEXT_ID)
     corpus_file.write_text(
         json.dumps(
             {
@@ -130,7 +130,8 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
     device = default_device()
     dtype = resolve_dtype("auto", device)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**CONFIG)).to(device)
+    model = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    model.to(device)  # type: ignore[arg-type]
     data = PackedTokens(work / "train.bin", SEQUENCE_LENGTH)
     sample = PackedTokens(work / "validation.bin", SEQUENCE_LENGTH).spread(128).to(device)
     curve_file = work / "curve.json"
@@ -148,7 +149,7 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
         curve[str(tokens)] = evaluate(logits, sample).loss
         partial = curve_file.with_suffix(".partial")
         partial.write_text(json.dumps(curve, indent=2))
-        os.replace(partial, curve_file)
+        partial.replace(curve_file)
         print(f"{time.strftime('%H:%M:%S')}  {tokens:>11,} tokens  validation {curve[str(tokens)]:.4f}", flush=True)
 
     columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
@@ -197,7 +198,8 @@ def publish(
     model.to(torch.bfloat16).save_pretrained(into)  # type: ignore[arg-type]
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
     wrapped.save_pretrained(into)
-    report["training"] = {**spec.model_dump(), "sequence_length": SEQUENCE_LENGTH, "steps": spec.num_steps(SEQUENCE_LENGTH)}
+    steps = spec.num_steps(SEQUENCE_LENGTH)
+    report["training"] = {**spec.model_dump(), "sequence_length": SEQUENCE_LENGTH, "steps": steps}
     (into / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     (into / "README.md").write_text(card(report))
     print((into / "README.md").read_text())
@@ -221,7 +223,8 @@ nothing else.
 
 - Corpus: Python source of the standard library and of packages that Topiary installs
   ({corpus["modules"]["training"]:,} modules to train on, {corpus["modules"]["validation"]:,} to validate on, split by
-  a hash of package and module path; {corpus["characters"]:,} characters; {corpus["training_tokens"]:,} training tokens).
+  a hash of package and module path; {corpus["characters"]:,} characters;
+  {corpus["training_tokens"]:,} training tokens).
 - Training: {training["tokens"]:,} tokens in {training["steps"]:,} steps of {training["batch_size"]} sequences of
   {training["sequence_length"]}; AdamW, rate {training["peak_learning_rate"]} to {training["min_learning_rate"]}.
 - Validation loss: **{report["validation_loss"]:.4f}** nats per token, over all validation text, in windows of

@@ -32,7 +32,9 @@ class _Level:
             discount=ones / (ones + 2 * twos),
         )
 
-    def interpolate(self, queries: NDArray[np.int64], vocab_size: int, lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    def interpolate(
+        self, queries: NDArray[np.int64], vocab_size: int, lower: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """P(last | context) of each query, where `lower` holds the next lower order's probabilities."""
         count = _look_up(self.keys, self.counts, queries)
         total = _look_up(self.context_keys, self.context_totals, queries // vocab_size)

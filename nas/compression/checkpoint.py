@@ -1,7 +1,6 @@
 """Hugging Face folders: tensors read one by one, models built from tensors, folders written whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +43,8 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
     Raises CheckpointError unless the tensors are exactly those of the config.
     """
     parsed = parse_config(config)
-    model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)].from_pretrained(
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)]
+    model, report = model_class.from_pretrained(
         None,
         config=parsed,
         state_dict={name: tensor.float() for name, tensor in tensors.items()},
@@ -70,7 +70,7 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     partial = path.with_name(path.name + ".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
     flush_to_disk(partial)
-    os.replace(partial, path)
+    partial.replace(path)
     flush_to_disk(path.parent)
 
 
@@ -101,7 +101,7 @@ def write_model_folder(
             shutil.copyfile(tokenizer_of / name, partial / name)
     (partial / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     shutil.rmtree(into, ignore_errors=True)
-    os.replace(partial, into)
+    partial.replace(into)
     flush_to_disk(into.parent)
 
 

@@ -70,7 +70,7 @@ def write_token_file(
                 break
         out.flush()
         os.fsync(out.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
     manifest = {
         "tokens": num_tokens,
         "documents": num_documents,
@@ -81,7 +81,7 @@ def write_token_file(
     manifest_path = _manifest_path(path)
     partial = manifest_path.with_name(manifest_path.name + ".partial")
     partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(partial, manifest_path)
+    partial.replace(manifest_path)
     return manifest
 
 
@@ -171,13 +171,15 @@ def held_out(text: str, fraction: float) -> bool:
 def validation_documents(data: DataSpec, digests: set[bytes]) -> Iterator[str]:
     """The documents to validate on; adds what identifies each to `digests`, for `training_documents`."""
     if data.validation is None:
-        everything = read_documents(Path(data.train), data.text_field, field="data.train")
-        documents = (text for text in everything if held_out(text, data.validation_fraction))
+        documents = read_documents(Path(data.train), data.text_field, field="data.train")
+        fraction = data.validation_fraction
     else:
         documents = read_documents(Path(data.validation), data.text_field, field="data.validation")
+        fraction = 1.0
     for text in documents:
-        digests.add(text_digest(text))
-        yield text
+        if held_out(text, fraction):
+            digests.add(text_digest(text))
+            yield text
 
 
 def training_documents(data: DataSpec, *, without: frozenset[bytes]) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Distillation:
         record: Callable[[int, Evaluation], None],
         progress: Callable[[Progress], None],
     ) -> dict[str, torch.Tensor]:
-        """The weights after retraining, float32 on the CPU, with forward KL on logits as the only loss (P1, table 15)."""
+        """The weights after retraining, float32 on the CPU; the only loss is forward KL on logits (P1, table 15)."""
         model = build_model(self.config, weights, self.device)
 
         def logits(inputs_BT: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,5 @@ class Distillation:
             first_sequence=self.first_sequence,
             until_tokens=self.until_tokens,
         )
-        train(
-            run, checkpoints=checkpoints, earlier_checkpoints=earlier_checkpoints, measure=measure, progress=progress
-        )
+        train(run, checkpoints=checkpoints, earlier_checkpoints=earlier_checkpoints, measure=measure, progress=progress)
         return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}

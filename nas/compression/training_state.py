@@ -61,7 +61,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
     (partial / _STATE).write_text(json.dumps(record))
     for file in (partial / _TENSORS, partial / _STATE, partial):
         flush_to_disk(file)
-    os.replace(partial, final)
+    partial.replace(final)
     flush_to_disk(folder)
     for old in sorted(folder.glob("step-?????????"))[:-_KEEP]:
         shutil.rmtree(old)

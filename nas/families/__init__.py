@@ -11,7 +11,10 @@ def family_named(model_type: object) -> Family:
     """The table for a Hugging Face `model_type`; raises TeacherError listing the supported ones."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise TeacherError(
-            "teacher", model_type, "is not a supported model_type", "a folder whose model_type is " + ", ".join(FAMILIES)
+            "teacher",
+            model_type,
+            "is not a supported model_type",
+            "a folder whose model_type is " + ", ".join(FAMILIES),
         )
     return FAMILIES[model_type]
 

@@ -80,7 +80,8 @@ class Family:
     model_type: str
     parameters: tuple[Parameter, ...]
     taps: Taps
-    norm_epsilon: str
+    multiples: tuple[tuple[str, str], ...] = ()
+    """Pairs (field, other): a legal shape has `field` as a multiple of `other`, or transformers refuses its config."""
     legacy_head_dim: bool = True
     """Whether a config without `head_dim` means hidden_size / num_attention_heads."""
 
@@ -100,6 +101,13 @@ class Family:
             return Architecture(**values)
         except ValueError as error:
             raise TeacherError("teacher", "config.json", f"is not a legal shape ({error})", "a legal config") from error
+
+    def illegal(self, architecture: Architecture) -> str | None:
+        """Why the family cannot have this shape, or None if it can."""
+        for field, other in self.multiples:
+            if getattr(architecture, field) % getattr(architecture, other):
+                return f"{field} must be a multiple of {other}"
+        return None
 
     def config(self, teacher_config: dict[str, Any], student: Architecture) -> dict[str, Any]:
         """The student's config: the teacher's, with the sizes of `student` and nothing else changed."""

@@ -37,5 +37,5 @@ LLAMA = Family(
         heads_input_of="model.layers.{i}.self_attn.o_proj",
         neurons_input_of="model.layers.{i}.mlp.down_proj",
     ),
-    norm_epsilon="rms_norm_eps",
+    multiples=(("hidden_size", "num_attention_heads"),),
 )
