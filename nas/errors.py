@@ -34,7 +34,7 @@ class UserError(TopiaryError):
         super().__init__(field, value, problem, accepted)
 
     def __str__(self) -> str:
-        shown = str(self.value)
+        shown = " ".join(str(self.value).splitlines()) or "''"
         shown = shown if len(shown) <= 200 else shown[:197] + "..."
         return f"{self.field}: {shown} {self.problem}; accepted: {self.accepted}."
 

@@ -11,6 +11,7 @@ from nas.errors import TeacherError
 from nas.families import Family, family_named
 
 _ACCEPTED = "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"
+_WEIGHTS = "model.safetensors, or shards with model.safetensors.index.json; pickles can run code and are not read"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -44,7 +45,7 @@ def inspect_model_folder(path: Path) -> ModelFolder:
         raise TeacherError("teacher", str(path), problem, _ACCEPTED)
     config = _read_json(path / "config.json")
     family = family_named(config.get("model_type"))
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
     architecture = family.architecture(config)
     files, tensors = _tensors(path)
@@ -67,20 +68,30 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _tensors(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, tuple[int, ...]]]]:
     """File, and dtype and shape, of every tensor, from the headers of the safetensors files."""
-    weights = sorted(path.glob("*.safetensors"))
+    weights = _weight_files(path)
     if not weights:
         pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-        problem = f"has its weights in pickle files ({pickles[0]})" if pickles else "has no weights"
-        raise TeacherError("teacher", str(path), problem, "safetensors files; pickles can run code and are not read")
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        weights = sorted({path / name for name in _read_json(index).get("weight_map", {}).values()})
+        problem = f"has its weights in pickle files ({pickles[0]})" if pickles else "has no safetensors weights"
+        raise TeacherError("teacher", str(path), problem, _WEIGHTS)
     files: dict[str, Path] = {}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in weights:
         for name, (dtype, shape) in _header(file).items():
             files[name], tensors[name] = file, (dtype, shape)
     return files, tensors
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """What transformers would load, in its order of preference: a stray copy beside the weights is not read."""
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        return []
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise TeacherError("teacher", str(index), "has no weight_map from tensors to files", _ACCEPTED)
+    return sorted({path / name for name in weight_map.values()})
 
 
 def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -95,7 +106,9 @@ def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         if 8 + length + end != file.stat().st_size:
             raise ValueError("it is cut short")
         return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
-    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
+    except OSError as error:
+        raise TeacherError("teacher", str(file), f"cannot be read ({error.strerror})", _ACCEPTED) from error
+    except (ValueError, struct.error, LookupError, TypeError, AttributeError) as error:
         raise TeacherError("teacher", str(file), f"is not a whole safetensors file ({error})", _ACCEPTED) from error
 
 
@@ -118,16 +131,20 @@ def _check_tensors(
     dtypes = {tensors[name][0] for name in expected}
     if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
         problem = f"has tensors of dtype {', '.join(sorted(dtypes))}"
-        raise TeacherError("teacher", str(path), problem, "one of " + ", ".join(_DTYPES.values()))
+        raise TeacherError("teacher", str(path), problem, "one dtype for all: " + ", ".join(_DTYPES.values()))
     return _DTYPES[dtypes.pop()]
 
 
 def _check_vocabulary(path: Path, architecture: Architecture) -> None:
     tokenizer = _read_json(path / "tokenizer.json")
-    vocab = tokenizer.get("model", {}).get("vocab", {})
-    # BPE and WordPiece map tokens to ids; Unigram lists them in the order of their ids.
-    largest = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
-    largest = max([largest, *(token["id"] for token in tokenizer.get("added_tokens", []))])
+    try:
+        vocab = tokenizer["model"]["vocab"]
+        # BPE and WordPiece map tokens to ids; Unigram lists them in the order of their ids.
+        largest = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
+        largest = max([largest, *(token["id"] for token in tokenizer.get("added_tokens") or [])])
+    except (LookupError, TypeError) as error:
+        problem = "holds no vocabulary"
+        raise TeacherError("teacher", str(path / "tokenizer.json"), problem, "a tokenizer's own file") from error
     if largest >= architecture.vocab_size:
         raise TeacherError(
             "teacher",

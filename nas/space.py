@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from nas.architecture import AXES, Architecture
-from nas.border import Border
+from nas.border import Border, Count, Number
 from nas.errors import BudgetError, SpecError
 from nas.families import family_named
 
@@ -17,12 +17,14 @@ Counting = Literal["total", "non_embedding"]
 
 
 def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values:
+        raise ValueError("holds no value")
     if len(set(values)) != len(values):
         raise ValueError("holds a value twice")
     return values
 
 
-Choices = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+Choices = Annotated[tuple[Annotated[Count, Field(gt=0)], ...], AfterValidator(_distinct)]
 
 _SIZES = "a list of different whole numbers from 1 to the teacher's size"
 
@@ -39,8 +41,8 @@ class SearchSpace(Border):
 class Budget(Border):
     """How large a candidate may be: within `tolerance` of `parameters`, both ends included."""
 
-    parameters: float = Field(gt=0, description="a number of parameters, above 0")
-    tolerance: float = Field(default=0.05, ge=0, lt=1, description="a share of parameters, 0 or more, below 1")
+    parameters: Number = Field(gt=0, description="a number of parameters, above 0")
+    tolerance: Number = Field(default=0.05, ge=0, lt=1, description="a share of parameters, 0 or more, below 1")
     counting: Counting = Field(default="total", description="total, or non_embedding (without embedding and head)")
 
     @property

@@ -1,28 +1,14 @@
 """SearchSpec: all that a user submits. A field's description is also what its errors name as accepted."""
 
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from nas.border import Border
+from nas.border import Border, Count, Number
 from nas.space import Budget, SearchSpace
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
-
-
-def _whole_number(value: Any) -> Any:
-    """Lets `94e9` stand for a count: YAML reads it as text, JSON as a float."""
-    if isinstance(value, str | float):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() else value
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_whole_number)]
 
 
 class DataSpec(Border):
@@ -32,7 +18,7 @@ class DataSpec(Border):
     validation: str | None = Field(
         default=None, description="a .jsonl or .txt file, or a folder of them; left out, a part of train is held out"
     )
-    validation_fraction: float = Field(
+    validation_fraction: Number = Field(
         default=0.01, gt=0, lt=1, description="the share of documents held out where validation is left out, 0 to 1"
     )
     validation_sequences: Count = Field(
@@ -56,17 +42,17 @@ class TrainingSpec(Border):
     micro_batch_size: Count | None = Field(
         default=None, gt=0, description="sequences per forward pass, at least 1; left out, the whole batch"
     )
-    peak_learning_rate: float = Field(default=2e-4, gt=0, description="a rate above 0")
-    min_learning_rate: float = Field(default=4.5e-7, ge=0, description="the rate at the end, at least 0")
+    peak_learning_rate: Number = Field(default=2e-4, gt=0, description="a rate above 0")
+    min_learning_rate: Number = Field(default=4.5e-7, ge=0, description="the rate at the end, at least 0")
     warmup_steps: Count = Field(default=40, ge=0, description="steps, at least 0, at most half of the steps are used")
-    weight_decay: float = Field(default=0.1, ge=0, description="at least 0; norms and biases are not decayed")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="0 or more, below 1")
-    beta2: float = Field(default=0.95, ge=0, lt=1, description="0 or more, below 1")
-    clip_norm: float = Field(default=1.0, gt=0, description="the largest norm of a gradient, above 0")
+    weight_decay: Number = Field(default=0.1, ge=0, description="at least 0; norms and biases are not decayed")
+    beta1: Number = Field(default=0.9, ge=0, lt=1, description="0 or more, below 1")
+    beta2: Number = Field(default=0.95, ge=0, lt=1, description="0 or more, below 1")
+    clip_norm: Number = Field(default=1.0, gt=0, description="the largest norm of a gradient, above 0")
     measurements: Count = Field(
         default=8, gt=0, description="points at equal distances along the run at which the loss is measured, at least 1"
     )
-    checkpoint_seconds: float = Field(
+    checkpoint_seconds: Number = Field(
         default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
     )
 
@@ -126,7 +112,7 @@ class SearchSpec(Border):
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one job gets")
-    seed: Count = Field(default=0, ge=0, lt=2**63, description="a whole number from 0")
+    seed: Count = Field(default=0, ge=0, lt=2**63, description="a whole number from 0, below 2^63")
     max_failures: Count = Field(
         default=3, gt=0, description="how often a job may fail before it is given up, at least 1"
     )

@@ -1,6 +1,7 @@
 """A spec from a YAML or JSON file, or from any parsed object, with errors that name the field."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_spec(path: Path) -> SearchSpec:
 def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     """The validated spec, its paths made absolute. Raises SpecError."""
     if not isinstance(content, dict):
-        raise SpecError("spec", type(content).__name__, "is not an object", _ACCEPTED)
+        raise SpecError("spec", "nothing" if content is None else type(content).__name__, "is not an object", _ACCEPTED)
     try:
         spec = SearchSpec.model_validate(content)
     except ValidationError as error:
@@ -53,16 +54,19 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
 def _sentence(details: ErrorDetails) -> SpecError:
     location = [part for part in details["loc"] if isinstance(part, str)]
     field, value = ".".join(map(str, details["loc"])), details["input"]
-    if details["type"] == "extra_forbidden":
-        return SpecError(field, value, "is not a field of a spec", "the fields " + ", ".join(_fields_at(location[:-1])))
+    if details["type"] in ("extra_forbidden", "invalid_key"):
+        parents = [str(part) for part in details["loc"][:-1]]
+        return SpecError(field, value, "is not a field of a spec", _fields_at(parents))
+    if details["type"] == "model_type":
+        return SpecError(field, value, "is not an object", _fields_at(location))
     if details["type"] == "missing":
         return SpecError(field, "nothing", "is given, but it is required", _description(location))
-    problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return SpecError(field, value, problem[0].lower() + problem[1:], _description(location))
+    problem = re.sub("^(Value error, |(Input|String) )", "", details["msg"])
+    return SpecError(field, value, problem, _description(location))
 
 
-def _fields_at(location: list[str]) -> list[str]:
-    return list(_model_at(location).model_fields)
+def _fields_at(location: list[str]) -> str:
+    return "an object with the fields " + ", ".join(_model_at(location).model_fields)
 
 
 def _model_at(location: list[str]) -> type[BaseModel]:

@@ -1,11 +1,13 @@
 """Reading documents of text from files."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nas.errors import DataError
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 SUFFIXES = (".jsonl", ".txt")
 _ACCEPTED = "a .jsonl file (one JSON object per line), a .txt file (one document), or a folder of such files, in UTF-8"
 
@@ -44,19 +46,23 @@ def _read_text(file: Path) -> Iterator[str]:
 
 
 def _read_jsonl(file: Path, text_field: str, field: str) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{file}, line {number}"
             accepted = f'one JSON object per line with the text under "{text_field}" (data.text_field)'
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(field, where, f"is not UTF-8 (byte {error.start} of the line)", _ACCEPTED) from error
             except ValueError as error:
                 raise DataError(field, where, f"is not JSON ({error})", accepted) from error
             text = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+                found = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
                 raise DataError(field, where, f"has no text under {text_field!r} (it has {found})", accepted)
+            if _HALF_PAIR.search(text):
+                raise DataError(field, where, "has half of a surrogate pair, which no tokenizer reads", accepted)
             if text:
                 yield text

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from pydantic import ValidationError
+
 from nas.architecture import Architecture
 from nas.errors import TeacherError
 
@@ -89,18 +91,21 @@ class Family:
         """The shape that a Hugging Face config describes; raises TeacherError for a missing or impossible field."""
         values: dict[str, Any] = {"family": self.model_type}
         for name, field in Architecture.model_fields.items():
-            if name in config and config[name] is not None:
+            if name == "family":
+                continue
+            if config.get(name) is not None:
                 values[name] = config[name]
-            elif name == "head_dim" and self.legacy_head_dim and "num_attention_heads" in config:
-                values[name] = config["hidden_size"] // config["num_attention_heads"]
+            elif name == "head_dim" and self.legacy_head_dim:
+                values[name] = _quotient(values["hidden_size"], values["num_attention_heads"])
             elif name == "num_key_value_heads":
-                values[name] = config.get("num_attention_heads")
-            elif name != "family" and field.is_required():
+                values[name] = values["num_attention_heads"]
+            elif field.is_required():
                 raise TeacherError("teacher", "config.json", f"has no {name}", f"a complete {self.model_type} config")
         try:
             return Architecture(**values)
-        except ValueError as error:
-            raise TeacherError("teacher", "config.json", f"is not a legal shape ({error})", "a legal config") from error
+        except ValidationError as error:
+            problem = f"is not a legal shape ({_first_of(error)})"
+            raise TeacherError("teacher", "config.json", problem, "a legal config") from error
 
     def illegal(self, architecture: Architecture) -> str | None:
         """Why the family cannot have this shape, or None if it can."""
@@ -139,3 +144,14 @@ class Family:
             for parameter in self.parameters
             if parameter.present(architecture) and (embedding or not parameter.embedding)
         )
+
+
+def _quotient(size: object, parts: object) -> int:
+    """What a config means that leaves it out; 0, which no Architecture accepts, where it is not to be had."""
+    return size // parts if isinstance(size, int) and isinstance(parts, int) and parts > 0 else 0
+
+
+def _first_of(error: ValidationError) -> str:
+    details = error.errors()[0]
+    where = "".join(f"{field}: {details['input']} " for field in details["loc"])
+    return where + details["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -1,0 +1,85 @@
+"""A small real WorkerPool that ends every job at once, as told, without doing the work."""
+
+from collections.abc import Callable
+
+from nas.jobs import (
+    Assignment,
+    Calibrate,
+    Calibrated,
+    DataFiles,
+    DataPrepared,
+    Export,
+    Exported,
+    Failure,
+    JobResult,
+    Measurement,
+    PrepareData,
+    Promotion,
+    Trained,
+    Trial,
+    Update,
+)
+
+Outcome = Callable[[Assignment], Update]
+
+
+class InstantPool:
+    """`outcome` says how an assignment ends; assignments wait in `submitted` until polled."""
+
+    def __init__(self, outcome: Outcome, *, num_cpus: int = 100) -> None:
+        self.outcome = outcome
+        self.submitted: list[Assignment] = []
+        self.adopted: list[Assignment] = []
+        self._waiting: list[Assignment] = []
+        self._num_cpus = num_cpus
+
+    def has_room(self, cpus: int, claimed_cpus: int) -> bool:
+        return len(self._waiting) + claimed_cpus + cpus <= self._num_cpus
+
+    def submit(self, assignment: Assignment) -> None:
+        self.submitted.append(assignment)
+        self._waiting.append(assignment)
+
+    def adopt(self, assignment: Assignment) -> None:
+        self.adopted.append(assignment)
+
+    def poll(self) -> list[Update]:
+        waiting, self._waiting = self._waiting, []
+        lost = [_update(a, failure=Failure(reason="lost", lost=True)) for a in self.adopted]
+        self.adopted = []
+        return lost + [self.outcome(assignment) for assignment in waiting]
+
+    def close(self) -> None:
+        self._waiting = []
+
+
+def succeed(assignment: Assignment) -> Update:
+    """The result that a real job of this kind would have; wider candidates end with lower losses."""
+    match assignment.spec:
+        case PrepareData():
+            files = DataFiles(train_file="t", validation_file="v", sequence_length=32, validation_sequences=16)
+            result: JobResult = DataPrepared(data=files, training_tokens=9999, validation_tokens=999)
+        case Calibrate():
+            result = Calibrated(scores_file="s", samples=8, loss=1.0, dtype="float32")
+        case Trial() | Promotion() as spec:
+            kind = spec.kind
+            tokens = 1280
+            result = Trained(kind=kind, weights=f"{assignment.folder}/w", tokens=tokens, dtype="float32")
+            size = spec.architecture.hidden_size * spec.architecture.num_hidden_layers
+            points = (_point(0, 9 - size / 1000), _point(tokens, 5 + size / 1000))
+            return _update(assignment, result=result, measurements=points)
+        case Export():
+            result = Exported(folder=f"{assignment.folder}/model", parameters=1)
+    return _update(assignment, result=result)
+
+
+def fail(assignment: Assignment, reason: str = "it broke", *, user_error: bool = False) -> Update:
+    return _update(assignment, failure=Failure(reason=reason, user_error=user_error))
+
+
+def _point(tokens: int, loss: float) -> Measurement:
+    return Measurement(tokens=tokens, loss=loss, kl_to_teacher=0.1, loss_per_sequence=(loss,))
+
+
+def _update(assignment: Assignment, **content: object) -> Update:
+    return Update.model_validate({"job_id": assignment.job_id, "attempt": assignment.attempt, **content})

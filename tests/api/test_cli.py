@@ -1,0 +1,127 @@
+"""The command as a user meets it: one sentence for each thing that is wrong, exit code 2, nothing left behind."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from api.cli import main
+from tests.conftest import tiny_spec
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+def at(path: str, value: object) -> Change:
+    """Sets the field at a dotted path."""
+
+    def change(spec: dict[str, Any], _: Path) -> None:
+        *parents, last = path.split(".")
+        for parent in parents:
+            spec = spec[parent]
+        spec[last] = value
+
+    return change
+
+
+def pickle_weights(spec: dict[str, Any], folder: Path) -> None:
+    teacher = folder / "pickled"
+    shutil.copytree(spec["teacher"], teacher)
+    (teacher / "model.safetensors").unlink()
+    torch.save({}, teacher / "pytorch_model.bin")
+    spec["teacher"] = str(teacher)
+
+
+def larger_vocabulary(spec: dict[str, Any], folder: Path) -> None:
+    teacher = folder / "vocabulary"
+    shutil.copytree(spec["teacher"], teacher)
+    tokenizer = json.loads((teacher / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 999, "content": "<|more|>"})
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
+    spec["teacher"] = str(teacher)
+
+
+def broken_text(spec: dict[str, Any], folder: Path) -> None:
+    (folder / "broken.jsonl").write_text('{"body": "no text here"}\n')
+    spec["data"]["train"] = str(folder / "broken.jsonl")
+
+
+def latin_text(spec: dict[str, Any], folder: Path) -> None:
+    (folder / "latin.txt").write_bytes("Gärten".encode("latin-1"))
+    spec["data"]["train"] = str(folder / "latin.txt")
+
+
+BAD: dict[str, tuple[Change, str]] = {
+    "unknown field": (at("trial.lr", 1e-3), "trial.lr: 0.001 is not a field of a spec; accepted: the fields tokens,"),
+    "impossible budget": (at("budget.parameters", -5), "budget.parameters: -5 should be greater than 0; accepted: a"),
+    "nothing fits": (
+        at("budget.parameters", 1e6),
+        "budget.parameters: 1,000,000 leaves none of 8 shapes (total count from 860,000 to 1,140,000; "
+        "nearest: 3 x 48 x 64 x 4 with 64,080); accepted: a target between 28,980 and 64,080",
+    ),
+    "more heads than there are": (
+        at("space.num_attention_heads", [8]),
+        "space.num_attention_heads: 8 is more than the teacher's 4; accepted: multiples of the teacher's 2 key-value",
+    ),
+    "missing teacher": (at("teacher", "/nowhere"), "teacher: /nowhere does not exist; accepted: a Hugging Face folder"),
+    "pickle weights": (pickle_weights, "has its weights in pickle files (pytorch_model.bin); accepted: safetensors"),
+    "missing text": (at("data.train", "/no.jsonl"), "data.train: /no.jsonl does not exist; accepted: a .jsonl file"),
+    "unreadable text": (broken_text, "broken.jsonl, line 1 has no text under 'text' (it has 'body'); accepted: one"),
+    "not UTF-8": (latin_text, "latin.txt is not UTF-8 (byte 1); accepted: a .jsonl file"),
+    "another vocabulary": (larger_vocabulary, "has token ids up to 999 where the model's vocab_size is 320; accepted:"),
+    "too long sequences": (
+        at("data.sequence_length", 65),
+        "data.sequence_length: 65 is longer than the teacher's 64 positions; accepted: 2 to 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_spec_gets_one_sentence_and_exit_code_2(
+    case: str, tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, sentence = BAD[case]
+    spec = tiny_spec(teacher_folder, text_file).model_dump()
+    change(spec, tmp_path)
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert main(["run", str(tmp_path / "spec.json"), "--into", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("topiary: ")
+    assert sentence in error
+    assert error.count("\n") == 1, error
+    assert not (tmp_path / "run" / "jobs").exists()
+
+
+def test_several_errors_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "spec.yaml").write_text("name: Bad Name\nteacher: t\ndata: {train: x}\n")
+    assert main(["enumerate", str(tmp_path / "spec.yaml")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["name", "budget"]
+
+
+def test_a_mended_spec_goes_on_after_a_bad_one(
+    tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tiny_spec(teacher_folder, text_file)
+    path = tmp_path / "spec.json"
+    path.write_text(spec.model_copy(update={"teacher": "/nowhere"}).model_dump_json())
+    assert main(["enumerate", str(path)]) == 2
+    path.write_text(spec.model_dump_json())
+    assert main(["enumerate", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [candidate["cost"]["parameters"] for candidate in found["candidates"]] == [48060, 37692, 47856, 38640]
+    assert found["teacher_cost"]["parameters"] == 64080
+
+
+def test_candidates_are_listed_for_a_person(
+    tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spec.json").write_text(tiny_spec(teacher_folder, text_file).model_dump_json())
+    assert main(["enumerate", str(tmp_path / "spec.json")]) == 0
+    out = capsys.readouterr().out
+    assert "4 candidates; 4 other shapes are outside the budget, 0 not legal for llama" in out
+    assert "48,060" in out
+    assert max(map(len, out.splitlines())) <= 100

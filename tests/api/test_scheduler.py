@@ -1,0 +1,185 @@
+"""The scheduler over a real database; jobs end at once, so that every order of events can be made."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from api.scheduler import Scheduler
+from api.services.searches import submit, view
+from api.store.database import Database
+from nas.jobs import Assignment, Trial, Update
+from nas.views import SearchView
+from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
+from tests.conftest import tiny_spec
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(tmp_path: Path, teacher_folder: Path, text_file: Path) -> Iterator[Database]:
+    """With one search of four candidates, submitted."""
+    database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
+    database.migrate()
+    with database.transaction() as session:
+        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+    yield database
+    database.close()
+
+
+def scheduler(database: Database, pool: InstantPool) -> Scheduler:
+    return Scheduler(database, pool, Path("/run"), clock=lambda: NOW)
+
+
+def look(database: Database) -> SearchView:
+    with database.transaction() as session:
+        return view(session, 1)
+
+
+def run(database: Database, outcome: Outcome) -> tuple[SearchView, InstantPool]:
+    pool = InstantPool(outcome)
+    turns = scheduler(database, pool)
+    for _ in range(40):
+        if not turns.step():
+            return look(database), pool
+    raise AssertionError("the search did not end")
+
+
+def is_second_trial(assignment: Assignment) -> bool:
+    return isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (3, 36, 32, 4)
+
+
+def test_a_search_goes_through_all_its_jobs(database: Database) -> None:
+    seen, pool = run(database, succeed)
+    assert seen.state == "finished"
+    kinds = [assignment.spec.kind for assignment in pool.submitted]
+    assert kinds == ["prepare_data", "calibrate", *["trial"] * 4, "promotion", "export"]
+    assert seen.tokens_done == seen.tokens_total == 5 * 1280
+    assert [row.architecture.axes[:2] for row in seen.leaderboard] == [(2, 48), (2, 48), (3, 36), (3, 36)]
+    assert [row.rank for row in seen.leaderboard] == [1, 2, 3, 4]
+    assert [row.rank_after_pruning for row in seen.leaderboard] == [3, 4, 1, 2]
+    assert seen.promotions[0].candidate_id == seen.leaderboard[0].candidate_id
+    assert seen.promotions[0].folder == "/run/jobs/000008/attempt-1/model"
+
+
+def test_a_step_without_news_changes_nothing(database: Database) -> None:
+    pool = InstantPool(succeed)
+    turns = scheduler(database, pool)
+    turns.step()
+    pool._waiting = []  # The worker is still busy.
+    before = look(database)
+    assert turns.step()
+    assert look(database) == before
+    assert len(pool.submitted) == 1
+
+
+def test_a_job_that_fails_is_tried_again_as_often_as_the_spec_says(database: Database) -> None:
+    tries: list[int] = []
+
+    def outcome(assignment: Assignment) -> Update:
+        if not is_second_trial(assignment):
+            return succeed(assignment)
+        tries.append(assignment.attempt)
+        assert len(assignment.earlier_folders) == assignment.attempt - 1
+        return fail(assignment) if len(tries) < 3 else succeed(assignment)
+
+    seen, _ = run(database, outcome)
+    assert tries == [1, 2, 3]
+    assert seen.state == "finished"
+    assert all(row.rank is not None for row in seen.leaderboard)
+
+
+def test_a_trial_given_up_leaves_the_ranking_and_says_why(database: Database) -> None:
+    seen, pool = run(database, lambda a: fail(a, "out of memory") if is_second_trial(a) else succeed(a))
+    assert seen.state == "finished"
+    failed = seen.leaderboard[-1]
+    assert (failed.rank, failed.state, failed.reason) == (None, "failed", "out of memory")
+    assert [row.rank for row in seen.leaderboard] == [1, 2, 3, None]
+    assert sum(is_second_trial(assignment) for assignment in pool.submitted) == 3
+
+
+def test_a_search_fails_with_the_reason_of_its_job_and_can_be_taken_up_again(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    seen, pool = run(database, lambda a: fail(a, "data.train: is bad", user_error=True))
+    assert (seen.state, seen.reason, seen.user_error) == ("failed", "data.train: is bad", True)
+    assert len(pool.submitted) == 1, "what the user gave would fail again"
+
+    with database.transaction() as session:
+        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+    seen, _ = run(database, succeed)
+    assert (seen.state, seen.reason, seen.user_error) == ("finished", None, False)
+
+
+def test_a_search_whose_trials_all_fail_fails(database: Database) -> None:
+    seen, _ = run(database, lambda a: fail(a, "no") if isinstance(a.spec, Trial) else succeed(a))
+    assert (seen.state, seen.reason) == ("failed", "every trial failed, the first with: no")
+
+
+def test_the_result_of_a_stale_attempt_is_refused(database: Database) -> None:
+    stale: list[Update] = []
+
+    def outcome(assignment: Assignment) -> Update:
+        if is_second_trial(assignment) and assignment.attempt == 1:
+            late = succeed(assignment)
+            wrong = tuple(point.model_copy(update={"loss": 0.001}) for point in late.measurements)
+            stale.append(late.model_copy(update={"measurements": wrong}))
+            return fail(assignment)
+        return succeed(assignment)
+
+    pool = InstantPool(outcome)
+    turns = scheduler(database, pool)
+    running = True
+    while running:
+        running = turns.step()
+        turns._unrecorded += stale  # It arrives again and again, while the second attempt runs and after.
+    assert all(row.loss != 0.001 for row in look(database).leaderboard)
+    assert look(database).state == "finished"
+
+
+def test_a_new_scheduler_adopts_what_the_old_one_handed_out(database: Database) -> None:
+    old = InstantPool(succeed)
+    scheduler(database, old).step()
+    new = InstantPool(succeed)
+    turns = scheduler(database, new)
+    turns.step()
+    assert [assignment.attempt for assignment in new.adopted] == [1]
+    while turns.step():
+        pass
+    seen = look(database)
+    assert seen.state == "finished"
+    assert new.submitted[0].attempt == 2, "the adopted attempt was lost, which does not count as a failure"
+    assert new.submitted[0].earlier_folders == (old.submitted[0].folder,)
+
+
+def test_lost_attempts_never_use_up_a_job(database: Database) -> None:
+    for _ in range(10):
+        turns = scheduler(database, InstantPool(succeed))
+        turns.step()  # hands out or adopts
+        turns.step()  # records the loss and hands out anew, then dies
+    seen, _ = run(database, succeed)
+    assert seen.state == "finished"
+
+
+def test_work_is_handed_out_for_as_many_cores_as_there_are(database: Database) -> None:
+    pool = InstantPool(succeed, num_cpus=2)
+    turns = scheduler(database, pool)
+    most = 0
+    while turns.step():
+        most = max(most, len(pool._waiting))
+    assert most == 2
+
+
+def test_updates_survive_a_step_that_fails(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = InstantPool(succeed)
+    turns = scheduler(database, pool)
+    turns.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("api.scheduler.advance", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            turns.step()
+    while turns.step():
+        pass
+    assert look(database).state == "finished"
+    assert [assignment.spec.kind for assignment in pool.submitted].count("prepare_data") == 1

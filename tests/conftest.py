@@ -1,0 +1,98 @@
+"""A tiny real teacher and real text, shared by the whole run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nas.spec import SearchSpec
+from nas.spec_file import parse_spec
+
+SOURCE = Path(__file__).parent.parent
+END_OF_TEXT = "<|endoftext|>"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's own source, one document per file."""
+    path = tmp_path_factory.mktemp("text") / "source.jsonl"
+    files = [file for name in ("nas", "workers", "api") for file in sorted((SOURCE / name).rglob("*.py"))]
+    path.write_text("".join(json.dumps({"text": file.read_text()}) + "\n" for file in files if file.stat().st_size))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text_file: Path) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text_file.read_text()], trainer)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A random Llama in bfloat16 with scales that are not one; 3 layers, 4 heads in 2 groups."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    folder = tmp_path_factory.mktemp("teacher")
+    model.bfloat16().save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def tiny_spec(teacher: Path, text: Path, **changes: object) -> SearchSpec:
+    """A search of four candidates that takes seconds."""
+    content: dict[str, object] = {
+        "name": "tiny",
+        "teacher": str(teacher),
+        "budget": {"parameters": 43_000, "tolerance": 0.14},
+        "space": {"num_hidden_layers": [3, 2], "hidden_size": [48, 36], "intermediate_size": [64, 32]},
+        "data": {"train": str(text), "validation_sequences": 16, "validation_fraction": 0.2, "sequence_length": 32},
+        "calibration": {"samples": 8},
+        "trial": {
+            "tokens": 1280,
+            "batch_size": 4,
+            "peak_learning_rate": 3e-3,
+            "warmup_steps": 2,
+            "measurements": 2,
+            "checkpoint_seconds": 0,
+        },
+        "promotion": {"tokens": 1280, "batch_size": 4, "warmup_steps": 2, "measurements": 2, "checkpoint_seconds": 0},
+        "resources": {"dtype": "float32"},
+        **changes,
+    }
+    return parse_spec(content, relative_to=Path("/"))

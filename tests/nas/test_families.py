@@ -1,0 +1,177 @@
+"""Every family table against the model that transformers builds from the config which the family writes."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
+from nas.architecture import Architecture
+from nas.errors import TeacherError
+from nas.families import family_named
+from tests.nas.shapes import LLAMA_8B, LLAMA_CONFIG, llamas, small_llama, transformers_llama
+
+LLAMA = family_named("llama")
+REQUIRED = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+
+
+def config_of(shape: Architecture, **changes: Any) -> dict[str, Any]:
+    return {**LLAMA.config(LLAMA_CONFIG, shape), **changes}
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(llamas())
+def test_the_table_names_and_shapes_the_tensors_of_transformers(shape: Architecture) -> None:
+    theirs = {name: tuple(parameter.shape) for name, parameter in transformers_llama(shape).named_parameters()}
+    ours = list(LLAMA.tensors(shape))
+    assert dict(ours) == theirs
+    assert len(ours) == len(theirs)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(llamas())
+def test_the_counts_are_those_of_transformers(shape: Architecture) -> None:
+    model = transformers_llama(shape)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    outside = {
+        id(module.weight): module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    assert LLAMA.count(shape) == total
+    assert LLAMA.count(shape, embedding=False) == total - sum(weight.numel() for weight in outside.values())
+
+
+PUBLISHED = [
+    (LLAMA_8B, 8_030_261_248, 6_979_588_096),
+    (LLAMA_8B.model_copy(update={"hidden_size": 3072, "intermediate_size": 9216}), 4_512_746_496, 3_724_741_632),
+    (LLAMA_8B.model_copy(update={"num_hidden_layers": 16}), 4_540_600_320, 3_489_927_168),
+]
+"""Llama-3.1-8B, and Llama-3.1-Minitron-4B in width (published as 4.51 B, 3.7 B) and in depth (4.54 B)."""
+
+
+@pytest.mark.parametrize(("shape", "total", "non_embedding"), PUBLISHED)
+def test_published_models_are_counted_to_the_last_parameter(
+    shape: Architecture, total: int, non_embedding: int
+) -> None:
+    per_layer = shape.hidden_size * (2 * 32 * 128 + 2 * 8 * 128 + 3 * shape.intermediate_size + 2)
+    by_hand = shape.num_hidden_layers * per_layer + shape.hidden_size
+    assert (LLAMA.count(shape), LLAMA.count(shape, embedding=False)) == (total, non_embedding)
+    assert (by_hand + 2 * 128_256 * shape.hidden_size, by_hand) == (total, non_embedding)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(llamas())
+def test_a_config_reads_back_as_the_shape_it_was_written_for(shape: Architecture) -> None:
+    assert LLAMA.architecture(config_of(shape)) == shape
+
+
+def test_a_student_config_changes_nothing_but_the_sizes() -> None:
+    teacher = config_of(small_llama(), rope_theta=5e5, rope_scaling={"rope_type": "llama3", "factor": 8.0})
+    student = LLAMA.config(teacher, small_llama(hidden_size=12))
+    assert {key for key in student if student[key] != teacher.get(key)} == {"hidden_size"}
+    assert student.keys() == teacher.keys()
+
+
+@pytest.mark.parametrize("left_out", [["head_dim"], ["num_key_value_heads"], ["head_dim", "num_key_value_heads"]])
+@pytest.mark.parametrize("null", [True, False])
+def test_older_configs_mean_what_transformers_takes_them_to_mean(left_out: list[str], null: bool) -> None:
+    config = config_of(small_llama())
+    for field in left_out:
+        if null:
+            config[field] = None
+        else:
+            del config[field]
+    theirs, ours = LlamaConfig.from_dict(config), LLAMA.architecture(config)
+    assert ours.head_dim == theirs.head_dim
+    assert ours.num_key_value_heads == theirs.num_key_value_heads
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+@pytest.mark.parametrize("value", [None, "absent"])
+def test_a_config_without_a_size_is_refused_by_its_name(field: str, value: object) -> None:
+    config = config_of(small_llama(), **{field: None})
+    if value == "absent":
+        del config[field]
+    with pytest.raises(TeacherError) as caught:
+        LLAMA.architecture(config)
+    assert str(caught.value) == f"teacher: config.json has no {field}; accepted: a complete llama config."
+
+
+IMPOSSIBLE = [
+    ({"hidden_size": -1}, "hidden_size: -1 should be greater than 0"),
+    ({"num_attention_heads": 0, "head_dim": None}, "num_attention_heads: 0 should be greater than 0"),
+    ({"num_attention_heads": 5}, "num_attention_heads: 5 is not a multiple of the 2 key-value heads"),
+    ({"num_hidden_layers": [3]}, "num_hidden_layers: [3] should be a valid integer"),
+    ({"hidden_size": 4, "num_attention_heads": 6, "head_dim": None}, "head_dim: 0 should be greater than 0"),
+    ({"hidden_size": [24], "head_dim": None}, "hidden_size: [24] should be a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), IMPOSSIBLE)
+def test_a_config_with_an_impossible_size_is_refused_in_one_sentence(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(TeacherError) as caught:
+        LLAMA.architecture(config_of(small_llama(), **changes))
+    assert str(caught.value) == f"teacher: config.json is not a legal shape ({reason}); accepted: a legal config."
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(hidden=st.integers(1, 24), groups=st.integers(1, 3), per_group=st.integers(1, 3))
+def test_a_shape_is_illegal_exactly_where_transformers_refuses_its_config(
+    hidden: int, groups: int, per_group: int
+) -> None:
+    shape = small_llama(hidden_size=hidden, num_attention_heads=groups * per_group, num_key_value_heads=groups)
+    try:
+        LlamaConfig.from_dict(config_of(shape))
+        refused = False
+    except StrictDataclassClassValidationError:
+        refused = True
+    assert (LLAMA.illegal(shape) is not None) == refused
+
+
+def test_an_illegal_shape_says_which_rule_it_breaks() -> None:
+    assert LLAMA.illegal(small_llama(hidden_size=25)) == "hidden_size must be a multiple of num_attention_heads"
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "", None, 5, ["llama"]])
+def test_an_unsupported_model_type_is_answered_with_the_supported_ones(model_type: object) -> None:
+    with pytest.raises(TeacherError) as caught:
+        family_named(model_type)
+    shown = "''" if model_type == "" else model_type
+    expected = f"teacher: {shown} is not a supported model_type; accepted: a folder whose model_type is llama."
+    assert str(caught.value) == expected
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(llamas(), st.data())
+def test_selections_take_each_tensor_from_the_kept_layer_in_order(teacher: Architecture, data: st.DataObject) -> None:
+    layers = st.sets(st.integers(0, teacher.num_hidden_layers - 1), min_size=1).map(sorted)
+    kept = tuple(data.draw(layers))
+    student = teacher.model_copy(update={"num_hidden_layers": len(kept)})
+    selections = list(LLAMA.selections(student, kept))
+    assert [selection.name for selection in selections] == [name for name, _ in LLAMA.tensors(student)]
+    for selection in selections:
+        layer = re.search(r"layers\.(\d+)\.", selection.name)
+        source_layer = None if layer is None else kept[int(layer[1])]
+        assert selection.source_layer == source_layer
+        assert selection.source == re.sub(r"layers\.\d+\.", f"layers.{source_layer}.", selection.name)
+    assert {selection.source for selection in selections} <= set(dict(LLAMA.tensors(teacher)))
+
+
+def test_the_taps_are_modules_with_the_axes_they_stand_for() -> None:
+    shape = small_llama()
+    model = transformers_llama(shape)
+    for layer in range(shape.num_hidden_layers):
+        block = model.get_submodule(LLAMA.taps.block.format(i=layer))
+        heads = model.get_submodule(LLAMA.taps.heads_input_of.format(i=layer))
+        neurons = model.get_submodule(LLAMA.taps.neurons_input_of.format(i=layer))
+        norms = [model.get_submodule(norm.format(i=layer)) for norm in LLAMA.taps.norms]
+        assert isinstance(block, LlamaDecoderLayer)
+        assert norms == [module for module in block.modules() if isinstance(module, LlamaRMSNorm)]
+        assert isinstance(heads, torch.nn.Linear)
+        assert isinstance(neurons, torch.nn.Linear)
+        assert heads is block.self_attn.o_proj
+        assert neurons is block.mlp.down_proj
