@@ -4,14 +4,16 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
 
 from api.display import SearchDisplay, candidates_table, leaderboard_table, summary
 from api.run import run_search
-from api.services.searches import enumerate_spec
+from api.services.submission import enumerate_spec
 from api.settings import Settings
 from nas.errors import UserError
 from nas.spec import SearchSpec
@@ -24,9 +26,14 @@ SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
+    return guarded(lambda: parsed.command(parsed))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The command's exit code, with bad input and interruption turned into a sentence and a code of their own."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code: int = parsed.command(parsed)
+        return command()
     except UserError as error:
         for each in (error, *error.also):
             print(f"topiary: {each}", file=sys.stderr)
@@ -34,7 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("topiary: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
         return INTERRUPTED
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a whole search on this machine, or go on with it")
     run.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
-    run.add_argument("--into", type=Path, help="folder for the database and all artifacts (default: runs/NAME)")
+    run.add_argument(
+        "--into", type=Path, help="folder for the database and all artifacts (default: NAME below TOPIARY_RUNS or runs)"
+    )
     run.add_argument("--json", action="store_true", help="print the finished search as JSON")
     run.set_defaults(command=_run)
     enumerate_ = commands.add_parser("enumerate", help="list a spec's candidates with their costs; starts nothing")
@@ -72,9 +80,9 @@ def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
         return run_search(spec, into, display.update)
 
 
-def report(view: SearchView, seconds: float, *, to: object = sys.stdout) -> int:
+def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
     """Prints how a search ended; returns the exit code that says so."""
-    console = Console(file=to, soft_wrap=True)  # type: ignore[arg-type]
+    console = Console(file=to, soft_wrap=True)
     console.print(leaderboard_table(view))
     if view.state == "failed":
         print(f"topiary: the search failed: {view.reason}", file=sys.stderr)

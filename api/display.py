@@ -53,10 +53,15 @@ class SearchDisplay:
             self._say_news(view)
 
     def _status(self, view: SearchView) -> RenderableType:
+        """One bar: of the tokens of all retraining, or of what comes before it."""
         status = Table.grid(padding=(0, 2))
-        spent = ProgressBar(total=view.tokens_total, completed=view.tokens_done, width=30)
-        left = self._pace.left(view.tokens_total - view.tokens_done)
-        status.add_row(_phase(view), spent, f"{_tokens(view.tokens_done)} of {_tokens(view.tokens_total)} tokens", left)
+        done, total, unit = view.tokens_done, view.tokens_total, "tokens"
+        early = next((job.progress for job in view.jobs if job.kind in ("prepare_data", "calibrate")), None)
+        if early is not None:
+            done, total, unit = early.done, early.total, early.unit
+        spent = ProgressBar(total=total, completed=done, width=24)
+        left = "" if early else self._pace.left(view.tokens_total - view.tokens_done)
+        status.add_row(_phase(view), spent, f"{_tokens(done)} of {_tokens(total)} {unit}", left)
         return status
 
     def _say_news(self, view: SearchView) -> None:
@@ -185,9 +190,13 @@ def summary(view: SearchView, seconds: float) -> str:
 def duration(seconds: float) -> str:
     """`48 s`, `3 min 20 s`, `2 h 10 min`, `3 d 4 h`."""
     whole = round(seconds)
-    for big, small, size in (("d", "h", 86_400), ("h", "min", 3600), ("min", "s", 60)):
-        if whole >= size:
-            return f"{whole // size} {big} {whole % size * {86_400: 24, 3600: 60, 60: 60}[size] // size} {small}"
+    for big, seconds_big, small, seconds_small in (
+        ("d", 86_400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= seconds_big:
+            return f"{whole // seconds_big} {big} {whole % seconds_big // seconds_small} {small}"
     return f"{whole} s"
 
 

@@ -20,6 +20,7 @@ from nas.jobs import (
     Trial,
 )
 from nas.ranking import Contender, Standing, leaderboard
+from nas.spec import ResourcesSpec
 from nas.strategy import Advance, TrialHistory, exhaustive
 
 
@@ -101,9 +102,14 @@ def _follow_strategy(
                 training=spec.trial,
                 until_tokens=decision.until_tokens,
                 seed=spec.seed,
-                resources=spec.resources,
+                resources=_resolved(spec.resources, calibrated.dtype),
             )
             repository.add_job(search.id, trial, trial_id=decision.trial_id)
+
+
+def _resolved(resources: ResourcesSpec, dtype: str) -> ResourcesSpec:
+    """With `auto` decided once, by the calibration: all candidates of a search are computed in one dtype."""
+    return ResourcesSpec.model_validate({**resources.model_dump(), "dtype": dtype})
 
 
 def _history(repository: Repository, search: SearchRecord, trial_ids: list[int]) -> list[TrialHistory]:
@@ -171,7 +177,7 @@ def _add_promotion(
         training=spec.promotion,
         first_sequence=trained.tokens // spec.data.sequence_length,
         seed=spec.seed,
-        resources=spec.resources,
+        resources=_resolved(spec.resources, trained.dtype),
     )
     repository.add_job(search.id, promotion, promotion_id=promotion_id)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from api.scheduler import Scheduler, utc_now
-from api.services.searches import submit, view
+from api.services.submission import submit
+from api.services.viewing import view
 from api.store.database import Database
 from nas.errors import FolderError
 from nas.spec import SearchSpec

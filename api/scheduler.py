@@ -8,7 +8,7 @@ from api.lifecycle import advance
 from api.store.database import Database
 from api.store.records import JobRecord
 from api.store.repository import Repository
-from nas.jobs import Assignment, Export, Failure, JobState, PrepareData, Update, WorkerPool, artifact_folder
+from nas.jobs import Assignment, Export, Failure, JobState, PrepareData, Update, WorkerPool, attempt_folder
 
 
 def utc_now() -> datetime:
@@ -30,7 +30,7 @@ class Scheduler:
         self._run_folder = run_folder
         self._clock = clock
         self._unrecorded: list[Update] = []
-        self._known: set[tuple[int, int]] = set()
+        self._handed_out: set[tuple[int, int]] = set()
 
     def step(self) -> bool:
         """One turn, in one transaction; returns whether any search is still running."""
@@ -54,8 +54,8 @@ class Scheduler:
     def _adopt(self, repository: Repository) -> None:
         """Takes over attempts that run according to the store but were handed out by another scheduler."""
         for job in repository.jobs_in(JobState.RUNNING):
-            if (job.id, job.attempt) not in self._known:
-                self._known.add((job.id, job.attempt))
+            if (job.id, job.attempt) not in self._handed_out:
+                self._handed_out.add((job.id, job.attempt))
                 self._pool.adopt(self._assignment(job))
 
     def _claim(self, repository: Repository, now: datetime) -> list[Assignment]:
@@ -67,12 +67,12 @@ class Scheduler:
             if job.search_id not in running or not self._pool.has_room(_cpus(job), claimed_cpus):
                 continue
             started = repository.start_attempt(job.id, now)
-            self._known.add((started.id, started.attempt))
+            self._handed_out.add((started.id, started.attempt))
             assignments.append(self._assignment(started))
         return assignments
 
     def _assignment(self, job: JobRecord) -> Assignment:
-        folders = [artifact_folder(self._run_folder, job.id, number) for number in range(1, job.attempt + 1)]
+        folders = [attempt_folder(self._run_folder, job.id, number) for number in range(1, job.attempt + 1)]
         return Assignment(
             job_id=job.id,
             attempt=job.attempt,

@@ -13,4 +13,5 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        return cls(runs_folder=Path(os.environ.get("TOPIARY_RUNS", "runs")))
+        found = os.environ.get("TOPIARY_RUNS")
+        return cls(runs_folder=Path(found)) if found else cls()

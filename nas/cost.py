@@ -1,4 +1,4 @@
-"""What an architecture costs to store and to run; everything here is exact."""
+"""What an architecture costs to store and to run: exact counts of what each docstring names."""
 
 from math import prod
 

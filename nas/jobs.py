@@ -129,7 +129,10 @@ class DataPrepared(Border):
 
 
 class Calibrated(Border):
-    """`loss` is the teacher's on the validation sequences, in nats per token."""
+    """`loss` is the teacher's on the validation sequences, in nats per token, computed in `dtype`.
+
+    Scores are always computed in float32. `dtype` is what every later job of the search computes in.
+    """
 
     kind: Literal["calibrate"] = "calibrate"
     scores_file: str
@@ -236,6 +239,6 @@ class WorkerPool(Protocol):
         ...
 
 
-def artifact_folder(run_folder: Path, job_id: int, attempt: int) -> Path:
+def attempt_folder(run_folder: Path, job_id: int, attempt: int) -> Path:
     """Where an attempt writes."""
     return run_folder / "jobs" / f"{job_id:06d}" / f"attempt-{attempt}"

@@ -35,7 +35,7 @@ class Contender:
 class Standing(Border):
     """One row of the leaderboard. Losses are validation cross-entropies in nats per token.
 
-    `rank_after_pruning` orders the same candidates by their loss before any retraining. `state` is the trial's,
+    `rank_after_pruning` orders all candidates by their loss before any retraining. `state` is the trial's,
     derived from its job; a failed trial has no rank.
     """
 
@@ -59,7 +59,7 @@ def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
     Those not measured yet come last, without a rank.
     """
     measured = [contender for contender in contenders if contender.curve and contender.state != "failed"]
-    others = [contender for contender in contenders if contender not in measured]
+    others = [contender for contender in contenders if not contender.curve or contender.state == "failed"]
     measured.sort(key=lambda c: (-c.curve[-1].tokens, c.curve[-1].loss, c.candidate_id))
     pruned = [c for c in contenders if c.curve and c.curve[0].tokens == 0]
     pruned.sort(key=lambda c: (c.curve[0].loss, c.candidate_id))

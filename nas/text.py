@@ -57,12 +57,22 @@ def _read_jsonl(file: Path, text_field: str, field: str) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise DataError(field, where, f"is not UTF-8 (byte {error.start} of the line)", _ACCEPTED) from error
             except ValueError as error:
-                raise DataError(field, where, f"is not JSON ({error})", accepted) from error
+                # The decoder would say "line 1", of the one line that it was given.
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                raise DataError(field, where, f"is not JSON ({reason})", accepted) from error
             text = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(text, str):
-                found = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+                found = _found(record, text_field)
                 raise DataError(field, where, f"has no text under {text_field!r} (it has {found})", accepted)
             if _HALF_PAIR.search(text):
                 raise DataError(field, where, "has half of a surrogate pair, which no tokenizer reads", accepted)
             if text:
                 yield text
+
+
+def _found(record: object, text_field: str) -> str:
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__}"
+    if text_field in record:
+        return f"a value of type {type(record[text_field]).__name__} there"
+    return ", ".join(map(repr, record)) or "no field"

@@ -70,7 +70,7 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenize
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     folder = tmp_path_factory.mktemp("teacher")
     model.bfloat16().save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(folder)
     return folder
 
 

@@ -10,13 +10,11 @@ Everything a pool knows of an attempt stands here, so an attempt outlives the po
 """
 
 import json
+import os
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from nas.border import Border
-from nas.errors import CheckpointError
 from nas.jobs import Assignment, Failure, JobProgress, Measurement, Update
 
 _PROGRESS_SECONDS = 0.5
@@ -39,7 +37,7 @@ class AttemptFolder:
         now = time.monotonic()
         if now - self._progress_written >= _PROGRESS_SECONDS or progress.done >= progress.total:
             self._progress_written = now
-            self._write("progress.json", progress)
+            self._write("progress.json", progress, durable=False)
 
     def report_measurement(self, measurement: Measurement) -> None:
         (self.path / "measurements").mkdir(exist_ok=True)
@@ -50,35 +48,33 @@ class AttemptFolder:
         """Ends the attempt with a job result or a Failure."""
         self._write("failure.json" if isinstance(outcome, Failure) else "result.json", outcome)
 
-    def _write(self, name: str, content: Border) -> None:
+    def _write(self, name: str, content: Border, *, durable: bool = True) -> None:
         partial = self.path / (name + ".partial")
-        partial.write_text(content.model_dump_json())
+        with partial.open("w") as out:
+            out.write(content.model_dump_json())
+            if durable:  # A checkpoint that survives a power cut must not be ahead of its measurements.
+                out.flush()
+                os.fsync(out.fileno())
         partial.replace(self.path / name)
 
     # --- read by the pool ---
 
-    @property
-    def ended(self) -> bool:
-        return (self.path / "result.json").exists() or (self.path / "failure.json").exists()
-
     def news(self) -> Update | None:
-        """What was written since the last call; the outcome comes last, with all measurements before it."""
-        # The order matters: an outcome seen here was written after every measurement that is read next.
-        ended = self.ended
-        update: dict[str, object] = {"job_id": self.assignment.job_id, "attempt": self.assignment.attempt}
-        if measurements := self._new_measurements():
-            update["measurements"] = measurements
-        if (progress := self._new_progress()) is not None:
-            update["progress"] = progress
-        if ended:
-            kind = "result" if (self.path / "result.json").exists() else "failure"
-            update[kind] = self._json(f"{kind}.json")
-        if len(update) == 2:
-            return None
+        """What was written since the last call; the outcome comes last, with all measurements before it.
+
+        A file that cannot be read ends the attempt as a failure that names it: one bad folder must not stop a pool.
+        """
+        nothing = Update(job_id=self.assignment.job_id, attempt=self.assignment.attempt)
         try:
-            return Update.model_validate(update)
-        except ValidationError as error:
-            raise CheckpointError(self.path, f"holds what no worker of this version writes ({error})") from error
+            # The order matters: an outcome seen here was written after every measurement that is read next.
+            kind = next((kind for kind in ("result", "failure") if (self.path / f"{kind}.json").exists()), None)
+            content = {"measurements": self._new_measurements(), "progress": self._new_progress()}
+            if kind is not None:
+                content[kind] = json.loads((self.path / f"{kind}.json").read_text())
+            update = Update.model_validate({**dict(nothing), **content})
+        except (OSError, ValueError) as error:
+            return nothing.model_copy(update={"failure": Failure(reason=f"{self.path} cannot be read: {error}")})
+        return None if update == nothing else update
 
     def outcome_or(self, failure: Failure) -> Update:
         """The last news of an attempt that runs no more: its outcome, or `failure` where it left none."""
@@ -87,12 +83,13 @@ class AttemptFolder:
             return news.model_copy(update={"failure": failure})
         return news
 
-    def _new_measurements(self) -> list[object]:
+    def _new_measurements(self) -> list[Measurement]:
         files = sorted((self.path / "measurements").glob("??????.json"))[self._num_read :]
+        measurements = [Measurement.model_validate_json(file.read_text()) for file in files]
         self._num_read += len(files)
-        return [Measurement.model_validate_json(file.read_text()).model_dump() for file in files]
+        return measurements
 
-    def _new_progress(self) -> object | None:
+    def _new_progress(self) -> JobProgress | None:
         try:
             progress = JobProgress.model_validate_json((self.path / "progress.json").read_text())
         except FileNotFoundError:
@@ -100,7 +97,4 @@ class AttemptFolder:
         if progress == self._progress_read:
             return None
         self._progress_read = progress
-        return progress.model_dump()
-
-    def _json(self, name: str) -> object:
-        return json.loads((self.path / name).read_text())
+        return progress

@@ -1,12 +1,16 @@
 """One plain function per job kind: addresses in, artifacts below the attempt's folder out."""
 
+import hashlib
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from tokenizers import Tokenizer
 
+from nas.compression import importance
 from nas.compression.checkpoint import (
     build_model,
     load_model,
@@ -15,11 +19,9 @@ from nas.compression.checkpoint import (
     write_model_folder,
     write_weights,
 )
-from nas.compression.data import PackedTokens, training_documents, validation_documents, write_token_file
+from nas.compression.data import Batch, PackedTokens, training_documents, validation_documents, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
-from nas.compression.importance import Scores
-from nas.compression.importance import calibrate as score
 from nas.compression.prune import choose, cut
 from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher
@@ -124,7 +126,7 @@ def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     def progress(done: int) -> None:
         attempt.report_progress(JobProgress(done=done, total=num_samples, unit="samples"))
 
-    scores = score(model, folder.family, folder.architecture, samples.to(device), progress=progress)
+    scores = importance.calibrate(model, folder.family, folder.architecture, samples.to(device), progress=progress)
     scores_file = attempt.path / "scores.safetensors"
     scores.save(scores_file)
     teacher = LiveTeacher(model, dtype, device)
@@ -135,7 +137,7 @@ def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
 def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
     """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
     folder = inspect_model_folder(Path(spec.teacher))
-    scores = Scores.load(Path(spec.scores_file))
+    scores = importance.Scores.load(Path(spec.scores_file))
     kept = choose(scores, folder.architecture, spec.architecture)
     weights = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, spec.architecture, kept))
     return _distil(spec, attempt, folder, weights, first_sequence=0, until_tokens=spec.until_tokens)
@@ -161,7 +163,7 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     tensors = {name: tensor.to(dtype) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
     config = teacher.family.config(teacher.config, spec.architecture)
-    write_model_folder(into, config, tensors, teacher.path, spec.provenance)
+    write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, **_made_with(teacher)})
     written = inspect_model_folder(into)
     model: Any = build_model(
         written.config, {name: read_tensor(written, name) for name in tensors}, torch.device("cpu")
@@ -172,6 +174,16 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
             into, f"has {found} parameters as {written.architecture.label} where {promised} were promised"
         )
     return Exported(folder=str(into), parameters=found)
+
+
+def _made_with(teacher: ModelFolder) -> dict[str, JsonValue]:
+    """The exact teacher, and the versions of what computes."""
+    digests: dict[str, JsonValue] = {}
+    for file in sorted(set(teacher.files.values())):
+        with file.open("rb") as opened:
+            digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    packages = ("topiary-nas", "torch", "transformers", "tokenizers", "safetensors")
+    return {"teacher_sha256": digests, "versions": {name: importlib.metadata.version(name) for name in packages}}
 
 
 def _distil(
@@ -196,7 +208,7 @@ def _distil(
         device=device,
         dtype=dtype,
     )
-    retrained = distillation.run(
+    retrained, tokens = distillation.run(
         weights,
         checkpoints=attempt.path / "checkpoints",
         earlier_checkpoints=tuple(Path(earlier) / "checkpoints" for earlier in attempt.assignment.earlier_folders),
@@ -205,7 +217,7 @@ def _distil(
     )
     weights_file = attempt.path / "weights.safetensors"
     write_weights(weights_file, retrained)
-    return Trained(kind=spec.kind, weights=str(weights_file), tokens=until_tokens, dtype=_name(dtype))
+    return Trained(kind=spec.kind, weights=str(weights_file), tokens=tokens, dtype=_name(dtype))
 
 
 def _record_into(attempt: AttemptFolder) -> Callable[[int, Evaluation], None]:
@@ -243,7 +255,7 @@ def _compute(resources: ResourcesSpec) -> tuple[torch.device, torch.dtype]:
     return device, resolve_dtype(resources.dtype, device)
 
 
-def _validation(data: DataFiles, device: torch.device) -> Any:
+def _validation(data: DataFiles, device: torch.device) -> Batch:
     return PackedTokens(Path(data.validation_file), data.sequence_length).first(data.validation_sequences).to(device)
 
 

@@ -236,15 +236,12 @@ class Repository:
         attempt = self._attempt(job_id, row.attempt)
         attempt.ended_at, attempt.reason = now, failure.reason
 
-    def retry_failed(self, search_id: int) -> int:
-        """Queues the failed jobs of a search again, their failures forgiven; returns how many there were."""
-        rows = list(
-            self._session.scalars(select(JobRow).where(JobRow.search_id == search_id, JobRow.state == JobState.FAILED))
-        )
-        for row in rows:
+    def retry_failed(self, search_id: int) -> None:
+        """Queues the failed jobs of a search again, their failures forgiven."""
+        failed = select(JobRow).where(JobRow.search_id == search_id, JobRow.state == JobState.FAILED)
+        for row in self._session.scalars(failed):
             self._move(row, JobState.QUEUED)
             row.failures = 0
-        return len(rows)
 
     def _job_records(self, condition: object) -> list[JobRecord]:
         rows = self._session.execute(

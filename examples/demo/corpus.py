@@ -53,7 +53,10 @@ class Module:
 def modules(packages: tuple[str, ...] = (STANDARD_LIBRARY, *PACKAGES)) -> list[Module]:
     """Every module of `packages` in the order of their places; of identical texts the first is kept."""
     found = sorted((module for package in packages for module in _modules_of(package)), key=lambda m: m.place)
-    return list({module.text: module for module in reversed(found)}.values())[::-1]
+    first: dict[str, Module] = {}
+    for module in found:
+        first.setdefault(module.text, module)
+    return list(first.values())
 
 
 def versions(packages: tuple[str, ...] = (STANDARD_LIBRARY, *PACKAGES)) -> dict[str, str]:

@@ -5,39 +5,35 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from api.cli import FAILURE, INTERRUPTED, report, run_to_end
+from api.cli import guarded, report, run_to_end
+from api.settings import Settings
 from examples.demo.corpus import PACKAGES, Module, modules
-from nas.errors import UserError
 from nas.spec_file import read_spec
 from nas.views import SearchView
 
 SPEC = Path(__file__).with_name("search.yaml")
-TRAINING_CHARACTERS, VALIDATION_CHARACTERS = 3_000_000, 200_000
+TRAINING_CHARACTERS, VALIDATION_CHARACTERS, EXCERPT = 1_000_000, 120_000, 3_000
 
 
 def main() -> int:
-    """Returns the exit code, and prints how to go on after an interruption."""
+    """Returns the exit code of the search."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--into", type=Path, help="the folder of an earlier demo to go on with (default: a new one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a summary to FILE")
     arguments = parser.parse_args()
     started = time.monotonic()
     spec = read_spec(SPEC)
-    into = arguments.into or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    runs = Settings.from_environment().runs_folder
+    into = arguments.into or runs / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     print(f"Searching for a compact model with half of the demo teacher's parameters; artifacts in {into}")
-    try:
-        write_text(Path(spec.data.train), Path(spec.data.validation or ""))
-        view = run_to_end(spec, into)
-    except KeyboardInterrupt:
-        print(f"Interrupted. `scripts/demo --into {into}` goes on where it was.", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"scripts/demo: {error}", file=sys.stderr)
-        return FAILURE
+    print(f"`scripts/demo --into {into}` goes on with it if it is interrupted", flush=True)
+    write_text(Path(spec.data.train), Path(spec.data.validation or ""))
+    view = run_to_end(spec, into)
     seconds = time.monotonic() - started
-    code = report(view, seconds)
+    code = report(view, seconds, to=sys.stdout)
     if arguments.json is not None and view.state == "finished":
         arguments.json.write_text(json.dumps(demo_summary(view, seconds), indent=2) + "\n")
     return code
@@ -51,9 +47,11 @@ def write_text(train: Path, validation: Path) -> None:
     if train.exists() and validation.exists():
         return
     corpus = modules(PACKAGES)
+    # Validation takes the beginning of each module, so that a few thousand tokens come from many of them.
+    excerpts = [replace(module, text=module.text[:EXCERPT]) for module in corpus if module.in_validation]
     for path, parts, limit in (
         (train, [module for module in corpus if not module.in_validation], TRAINING_CHARACTERS),
-        (validation, [module for module in corpus if module.in_validation], VALIDATION_CHARACTERS),
+        (validation, excerpts, VALIDATION_CHARACTERS),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -94,4 +92,4 @@ def _first(parts: list[Module], characters: int) -> list[Module]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -20,9 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from examples.demo.corpus import Module, modules, versions
 from examples.demo.trigram import trigram_loss
 from nas.compression.data import Batch, PackedTokens, write_token_file
-from nas.compression.device import computing_in, default_device, resolve_dtype
+from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import evaluate
 from nas.compression.losses import cross_entropy_BT
+from nas.compression.teacher import logits_of
 from nas.compression.train import Progress as TrainingProgress
 from nas.compression.train import Run, train
 from nas.spec import TrainingSpec
@@ -138,9 +139,7 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
     curve: dict[str, float] = json.loads(curve_file.read_text()) if curve_file.exists() else {}
 
     def logits(inputs_BT: torch.Tensor) -> torch.Tensor:
-        with computing_in(dtype, device):
-            result: torch.Tensor = model(inputs_BT, use_cache=False).logits
-            return result
+        return logits_of(model, inputs_BT, dtype, device)
 
     def objective(batch: Batch) -> torch.Tensor:
         return cross_entropy_BT(logits(batch.inputs_BT), batch.targets_BT).sum()

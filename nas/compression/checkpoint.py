@@ -15,11 +15,11 @@ from nas.compression.training_state import flush_to_disk
 from nas.errors import CheckpointError, FolderError
 from nas.model_folder import ModelFolder
 
-TOKENIZER_FILES = (
+COPIED_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
     "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
-"""What is copied beside the weights. The generation config names the tokens that end a text."""
+"""What is copied from the teacher: its tokenizer, and the generation config, which names what ends a text."""
 
 
 def read_tensor(folder: ModelFolder, name: str) -> torch.Tensor:
@@ -96,7 +96,7 @@ def write_model_folder(
     partial.mkdir(parents=True)
     write_weights(partial / "model.safetensors", tensors)
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in TOKENIZER_FILES:
+    for name in COPIED_FILES:
         if (tokenizer_of / name).exists():
             shutil.copyfile(tokenizer_of / name, partial / name)
     (partial / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")

@@ -118,7 +118,7 @@ class PackedTokens:
             )
 
     def sequences(self, numbers: NDArray[np.int64]) -> Batch:
-        """The sequences with these numbers, in file order of tokens, as int64."""
+        """The sequences with these numbers, in the order of `numbers`, as int64."""
         starts_B1 = numbers[:, None] * self.sequence_length
         window_BT1 = self._tokens[starts_B1 + np.arange(self.sequence_length + 1)].astype(np.int64)
         tokens_BT1 = torch.from_numpy(window_BT1)

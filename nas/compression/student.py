@@ -39,8 +39,11 @@ class Distillation:
         earlier_checkpoints: tuple[Path, ...],
         record: Callable[[int, Evaluation], None],
         progress: Callable[[Progress], None],
-    ) -> dict[str, torch.Tensor]:
-        """The weights after retraining, float32 on the CPU; the only loss is forward KL on logits (P1, table 15)."""
+    ) -> tuple[dict[str, torch.Tensor], int]:
+        """The weights after retraining, float32 on the CPU, and the tokens they have seen in this run.
+
+        The only loss is forward KL on logits (P1, table 15).
+        """
         model = build_model(self.config, weights, self.device)
 
         def logits(inputs_BT: torch.Tensor) -> torch.Tensor:
@@ -63,4 +66,4 @@ class Distillation:
             until_tokens=self.until_tokens,
         )
         train(run, checkpoints=checkpoints, earlier_checkpoints=earlier_checkpoints, measure=measure, progress=progress)
-        return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}
+        return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}, run.last_step * run.tokens_per_step

@@ -105,7 +105,7 @@ def train(
 
 
 def learning_rate(spec: TrainingSpec, step: int, num_steps: int) -> float:
-    """Linear warm-up from 0, then half a cosine from the peak to the minimum; `step` counts from 0."""
+    """Linear warm-up (peak / W at step 0), then half a cosine from the peak to the minimum; `step` counts from 0."""
     warmup = min(spec.warmup_steps, num_steps // 2)
     if step < warmup:
         return spec.peak_learning_rate * (step + 1) / warmup

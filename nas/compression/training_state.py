@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, verified when read, the newest kept."""
+"""Checkpoints of a training run: written whole, verified when read, the newest two kept."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def newest_state(folders: Iterable[Path]) -> TrainingState | None:
-    """The state furthest along in any of `folders` (a trial's attempts) whose bytes are what was written."""
+    """The state furthest along in any of `folders` (the attempts at a job) whose bytes are what was written."""
     candidates = [path for folder in folders for path in folder.glob("step-?????????")]
     for path in sorted(candidates, key=lambda p: p.name, reverse=True):
         try:

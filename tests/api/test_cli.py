@@ -55,7 +55,10 @@ def latin_text(spec: dict[str, Any], folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Change, str]] = {
-    "unknown field": (at("trial.lr", 1e-3), "trial.lr: 0.001 is not a field of a spec; accepted: the fields tokens,"),
+    "unknown field": (
+        at("trial.lr", 1e-3),
+        "trial.lr: 0.001 is not a field of a spec; accepted: an object with the fields tokens,",
+    ),
     "impossible budget": (at("budget.parameters", -5), "budget.parameters: -5 should be greater than 0; accepted: a"),
     "nothing fits": (
         at("budget.parameters", 1e6),
@@ -67,7 +70,10 @@ BAD: dict[str, tuple[Change, str]] = {
         "space.num_attention_heads: 8 is more than the teacher's 4; accepted: multiples of the teacher's 2 key-value",
     ),
     "missing teacher": (at("teacher", "/nowhere"), "teacher: /nowhere does not exist; accepted: a Hugging Face folder"),
-    "pickle weights": (pickle_weights, "has its weights in pickle files (pytorch_model.bin); accepted: safetensors"),
+    "pickle weights": (
+        pickle_weights,
+        "has its weights in pickle files (pytorch_model.bin); accepted: model.safetensors, or",
+    ),
     "missing text": (at("data.train", "/no.jsonl"), "data.train: /no.jsonl does not exist; accepted: a .jsonl file"),
     "unreadable text": (broken_text, "broken.jsonl, line 1 has no text under 'text' (it has 'body'); accepted: one"),
     "not UTF-8": (latin_text, "latin.txt is not UTF-8 (byte 1); accepted: a .jsonl file"),

@@ -133,4 +133,6 @@ def wait_until_gone(folder: Path) -> None:
     deadline = time.monotonic() + 20
     while (left := workers_in(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left, [os.kill(pid, signal.SIGKILL) for pid in left]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from api.scheduler import Scheduler
-from api.services.searches import submit, view
+from api.services.submission import submit
+from api.services.viewing import view
 from api.store.database import Database
 from nas.jobs import Assignment, Trial, Update
 from nas.views import SearchView

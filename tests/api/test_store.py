@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from api.services.searches import submit
+from api.services.submission import submit
 from api.store.database import VERSION_TABLE, Database, alembic_config
 from api.store.repository import Repository
 from api.store.tables import Base, MeasurementRow, SequenceLossesRow
@@ -89,9 +89,7 @@ def test_the_first_measurement_of_a_point_stays(database: Database, teacher_fold
         repository = Repository(session)
         search_id = submit(session, spec, NOW)
         trial_id = repository.candidates(search_id)[0].trial_id
-        repository.add_job(
-            search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), trial_id=trial_id
-        )
+        repository.add_job(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), trial_id=trial_id)
         (job,) = repository.jobs(search_id)
         losses = (1.25, 2.75)
         repository.record_measurement(

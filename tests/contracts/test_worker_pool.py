@@ -58,9 +58,7 @@ def test_a_user_error_is_told_apart(pool: WorkerPool, tmp_path: Path, teacher_fo
     assert update.failure.reason.startswith("data.validation_sequences: 1000000 of 32 tokens are more than")
 
 
-def test_a_killed_worker_is_a_failure(
-    pool: WorkerPool, tmp_path: Path, teacher_folder: Path, text_file: Path
-) -> None:
+def test_a_killed_worker_is_a_failure(pool: WorkerPool, tmp_path: Path, teacher_folder: Path, text_file: Path) -> None:
     pool.submit(assignment(tmp_path, teacher_folder, text_file))
     (worker,) = workers_in(tmp_path)
     os.kill(worker, signal.SIGKILL)

@@ -57,8 +57,8 @@ def llamas(draw: st.DrawFn) -> Architecture:
     )
 
 
-def transformers_llama(architecture: Architecture) -> LlamaForCausalLM:
-    """The model on the meta device, from the config that the family writes."""
+def transformers_llama(architecture: Architecture) -> Any:
+    """A LlamaForCausalLM on the meta device, from the config that the family writes."""
     config = family_named("llama").config(LLAMA_CONFIG, architecture)
     with torch.device("meta"):
         return LlamaForCausalLM(LlamaConfig.from_dict(config, attn_implementation="eager")).eval()

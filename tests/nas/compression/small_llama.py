@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nas.architecture import Architecture
-from nas.families import LLAMA
+from nas.families.llama import LLAMA
 
 
 def small_llama(*, tied: bool, biased: bool, seed: int = 0) -> tuple[LlamaForCausalLM, Architecture]:
@@ -24,7 +24,8 @@ def small_llama(*, tied: bool, biased: bool, seed: int = 0) -> tuple[LlamaForCau
         eos_token_id=0,
         pad_token_id=None,
     )
-    model = LlamaForCausalLM(config).double().eval()
+    model = LlamaForCausalLM(config)
+    model.double().eval()
     for name, parameter in model.named_parameters():
         torch.nn.init.uniform_(parameter, *((0.5, 1.5) if "norm" in name else (-0.4, 0.4)))
     return model, LLAMA.architecture(config.to_dict())

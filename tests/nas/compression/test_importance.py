@@ -11,7 +11,7 @@ from nas.compression.data import Batch
 from nas.compression.importance import Scores, calibrate
 from nas.compression.prune import choose
 from nas.errors import CheckpointError
-from nas.families import LLAMA
+from nas.families.llama import LLAMA
 from tests.nas.compression.small_llama import small_llama, tokens
 
 

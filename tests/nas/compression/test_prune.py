@@ -13,25 +13,30 @@ from nas.architecture import Architecture
 from nas.compression.checkpoint import read_tensor
 from nas.compression.importance import Scores
 from nas.compression.prune import Kept, choose, cut
-from nas.families import LLAMA
+from nas.families.llama import LLAMA
 from nas.model_folder import inspect_model_folder
 from tests.nas.compression.small_llama import small_llama, tokens
 
 
 def random_scores(architecture: Architecture, seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    layers, shape = architecture.num_hidden_layers, {"generator": generator, "dtype": torch.float64}
+
+    def rand(*size: int) -> torch.Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    layers = architecture.num_hidden_layers
     return Scores(
-        layers=torch.rand(layers, **shape),  # type: ignore[arg-type]
-        heads=torch.rand(layers, architecture.num_attention_heads, **shape),  # type: ignore[arg-type]
-        neurons=torch.rand(layers, architecture.intermediate_size, **shape),  # type: ignore[arg-type]
-        channels=torch.rand(architecture.hidden_size, **shape),  # type: ignore[arg-type]
+        layers=rand(layers),
+        heads=rand(layers, architecture.num_attention_heads),
+        neurons=rand(layers, architecture.intermediate_size),
+        channels=rand(architecture.hidden_size),
     )
 
 
 def cut_model(teacher: LlamaForCausalLM, whole: Architecture, student: Architecture, kept: Kept) -> LlamaForCausalLM:
     tensors = dict(cut(teacher.state_dict().__getitem__, whole, student, kept))
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA.config(teacher.config.to_dict(), student))).double().eval()
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA.config(teacher.config.to_dict(), student)))
+    model.double().eval()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert set(missing) == ({"lm_head.weight"} if student.tie_word_embeddings else set())

@@ -100,7 +100,7 @@ def test_one_step_equals_torchs_own_adamw(data: PackedTokens, tmp_path: Path) ->
     train(run, checkpoints=tmp_path, measure=nothing, progress=nothing)
     batch = data.training_batch(0, 4, seed=3)
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
-    cross_entropy_BT(reference(batch.inputs_BT), batch.targets_BT).mean().backward()  # type: ignore[no-untyped-call]
+    cross_entropy_BT(reference(batch.inputs_BT), batch.targets_BT).mean().backward()
     optimizer.step()
     expected = torch.cat([parameter.detach().flatten() for parameter in reference.parameters()])
     torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-6)

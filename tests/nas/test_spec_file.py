@@ -1,0 +1,272 @@
+"""Specs from files: what is read, and the sentence that answers each mistake."""
+
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas.errors import SpecError
+from nas.spec import SearchSpec
+from nas.spec_file import parse_spec, read_spec
+
+FULL: dict[str, Any] = {
+    "name": "half.llama-1_b",
+    "teacher": "models/teacher",
+    "budget": {"parameters": 4e9, "tolerance": 0.03, "counting": "non_embedding"},
+    "space": {"num_hidden_layers": [32, 28], "hidden_size": [4096, 3072]},
+    "data": {"train": "text", "validation": "held-out.jsonl", "sequence_length": 128},
+    "trial": {"tokens": 51_200, "peak_learning_rate": 2e-3, "micro_batch_size": 4},
+    "promotion": {"tokens": 94e9, "winners": 2},
+    "resources": {"cpus": 2, "dtype": "bfloat16"},
+    "seed": 7,
+}
+MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
+TOP_LEVEL = "name, teacher, budget, space, data, calibration, trial, promotion, resources, seed, max_failures"
+SIZES = "a list of different whole numbers from 1 to the teacher's size"
+TOKENS = "a number of tokens, at least 1, completed to whole steps"
+
+
+def parse(content: object) -> SearchSpec:
+    return parse_spec(content, relative_to=Path("/specs"))
+
+
+def with_(path: str, value: object) -> dict[str, Any]:
+    """MINIMAL with one value set at a dotted path."""
+    content: dict[str, Any] = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    inner = content
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = value
+    return content
+
+
+def without(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    inner = content
+    for parent in parents:
+        inner = inner[parent]
+    del inner[last]
+    return content
+
+
+def refusal(content: object) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        parse(content)
+    return caught.value
+
+
+def file_refusal(path: Path) -> str:
+    with pytest.raises(SpecError) as caught:
+        read_spec(path)
+    return str(caught.value)
+
+
+def test_yaml_and_json_give_the_same_spec(tmp_path: Path) -> None:
+    in_yaml, in_json = tmp_path / "spec.yaml", tmp_path / "spec.json"
+    in_yaml.write_text(yaml.safe_dump(FULL))
+    in_json.write_text(json.dumps(FULL))
+    assert read_spec(in_yaml) == read_spec(in_json) == parse_spec(FULL, relative_to=tmp_path)
+
+
+NUMBERS = """
+name: numbers
+teacher: t
+budget: {parameters: 3.7e9, tolerance: 5e-2}
+space: {intermediate_size: [1e3, 9_216, 14336]}
+data: {train: x, sequence_length: 4_096}
+trial: {tokens: 51_200, peak_learning_rate: 2e-3, min_learning_rate: 4.5e-7}
+promotion: {tokens: 94e9}
+seed: "9007199254740993"
+"""
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
+    """YAML 1.1 reads `94e9` and `2e-3` as text, for want of a dot."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(NUMBERS)
+    spec = read_spec(path)
+    assert (spec.budget.parameters, spec.budget.tolerance) == (3_700_000_000, 0.05)
+    assert spec.space.intermediate_size == (1000, 9216, 14336)
+    assert (spec.data.sequence_length, spec.trial.tokens, spec.promotion.tokens) == (4096, 51_200, 94_000_000_000)
+    assert (spec.trial.peak_learning_rate, spec.trial.min_learning_rate) == (0.002, 0.00000045)
+    assert spec.seed == 2**53 + 1
+
+
+def test_what_is_left_out_has_the_papers_values() -> None:
+    spec = parse(MINIMAL)
+    assert spec.calibration.samples == 1024
+    assert spec.trial.tokens == 400 * 1152 * 4096
+    assert spec.promotion.tokens == 94_000_000_000
+    assert (spec.budget.tolerance, spec.budget.counting) == (0.05, "total")
+    assert set(spec.space.model_dump().values()) == {None}
+
+
+def test_relative_paths_count_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "spec.yaml").write_text(yaml.safe_dump({**FULL, "teacher": "../teacher"}))
+    monkeypatch.chdir(tmp_path)
+    spec = read_spec(Path("specs/spec.yaml"))
+    assert Path(spec.teacher).resolve() == tmp_path / "teacher"
+    assert spec.data.train == str(tmp_path / "specs" / "text")
+    assert spec.data.validation == str(tmp_path / "specs" / "held-out.jsonl")
+
+
+def test_absolute_paths_stay() -> None:
+    spec = parse(MINIMAL)
+    assert (spec.teacher, spec.data.train, spec.data.validation) == ("/t", "/x", None)
+
+
+def test_a_spec_reads_back_from_its_own_json() -> None:
+    spec = parse(FULL)
+    assert parse(json.loads(spec.model_dump_json())) == spec
+
+
+UNKNOWN = [
+    ("colour", "red", f"colour: red is not a field of a spec; accepted: an object with the fields {TOP_LEVEL}."),
+    (
+        "budget.params",
+        5,
+        "budget.params: 5 is not a field of a spec; "
+        "accepted: an object with the fields parameters, tolerance, counting.",
+    ),
+    (
+        "resources.gpus",
+        {"a": 1},
+        "resources.gpus: {'a': 1} is not a field of a spec; accepted: an object with the fields cpus, dtype.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "sentence"), UNKNOWN)
+def test_an_unknown_field_is_answered_with_the_fields_at_its_place(path: str, value: object, sentence: str) -> None:
+    assert str(refusal(with_(path, value))) == sentence
+
+
+@pytest.mark.parametrize(("key", "shown"), [(1, "1: 1"), (None, "None: None")])
+def test_a_key_that_is_not_text_is_an_unknown_field(key: object, shown: str) -> None:
+    error = refusal({**MINIMAL, key: 2})
+    assert str(error) == f"{shown} is not a field of a spec; accepted: an object with the fields {TOP_LEVEL}."
+
+
+MISSING = [
+    ("name", "1 to 63 lower-case letters, digits, dots, dashes, underscores"),
+    ("teacher", "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"),
+    ("budget", "parameters, tolerance, counting"),
+    ("budget.parameters", "a number of parameters, above 0"),
+    ("data", "train, and optionally validation and how to read them"),
+    ("data.train", "a .jsonl or .txt file, or a folder of them"),
+]
+
+
+@pytest.mark.parametrize(("path", "accepted"), MISSING)
+def test_a_missing_field_is_answered_with_what_it_should_hold(path: str, accepted: str) -> None:
+    assert str(refusal(without(path))) == f"{path}: nothing is given, but it is required; accepted: {accepted}."
+
+
+WRONG_TYPE = [
+    ("teacher", 5, "5 should be a valid string; accepted: a Hugging Face folder"),
+    ("seed", "x", "x should be a valid integer, unable to parse string as an integer; accepted: a whole number"),
+    ("seed", 0.5, "0.5 should be a valid integer, got a number with a fractional part; accepted: a whole number"),
+    ("seed", True, "True is not a number; accepted: a whole number from 0"),
+    ("trial.peak_learning_rate", True, "True is not a number; accepted: a rate above 0"),
+    ("trial.peak_learning_rate", "fast", "fast should be a valid number"),
+    ("budget", [1], "[1] is not an object; accepted: an object with the fields parameters, tolerance, counting."),
+    ("space", None, "None is not an object; accepted: an object with the fields num_hidden_layers, hidden_size"),
+    ("space.hidden_size", 5, f"5 should be a valid tuple; accepted: {SIZES}."),
+    ("space.hidden_size.0", ["wide", 8], "wide should be a valid integer, unable to parse string as an integer"),
+    ("space.hidden_size.1", [8, 7.5], "7.5 should be a valid integer, got a number with a fractional part"),
+    ("space.hidden_size.2", [8, 4, False], f"False is not a number; accepted: {SIZES}."),
+]
+OUT_OF_RANGE = [
+    ("budget.parameters", 0, "0 should be greater than 0; accepted: a number of parameters, above 0."),
+    ("budget.parameters", float("inf"), "inf should be a finite number; accepted: a number of parameters, above 0."),
+    ("budget.tolerance", 1, "1 should be less than 1; accepted: a share of parameters, 0 or more, below 1."),
+    ("budget.tolerance", float("nan"), "nan should be"),
+    ("budget.counting", "all", "all should be 'total' or 'non_embedding'; accepted: total, or non_embedding"),
+    ("space.num_hidden_layers.1", [2, 0], f"0 should be greater than 0; accepted: {SIZES}."),
+    ("space.num_hidden_layers.0", [-2], f"-2 should be greater than 0; accepted: {SIZES}."),
+    ("data.sequence_length", 1, "1 should be greater than 1; accepted: tokens in a sequence, at least 2."),
+    ("data.text_field", "", "'' should have at least 1 character; accepted: the key of the text in a .jsonl record."),
+    ("trial.tokens", 0, f"0 should be greater than 0; accepted: {TOKENS}."),
+    ("trial.tokens", float("inf"), f"inf should be a finite number; accepted: {TOKENS}."),
+    ("trial.beta1", 1, "1 should be less than 1; accepted: 0 or more, below 1."),
+    ("trial.peak_learning_rate", float("inf"), "inf should be a finite number; accepted: a rate above 0."),
+    ("promotion.winners", -1, "-1 should be greater than or equal to 0; accepted: how many candidates are promoted"),
+    ("resources.dtype", "float16", "float16 should be 'auto', 'float32' or 'bfloat16'; accepted: auto"),
+    ("seed", 2**63, f"{2**63} should be less than {2**63}; accepted: a whole number from 0, below 2^63."),
+]
+LISTS = [
+    ("space.hidden_size", [], f"[] holds no value; accepted: {SIZES}."),
+    ("space.hidden_size", [8, 4, 8], f"[8, 4, 8] holds a value twice; accepted: {SIZES}."),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "sentence"), [*WRONG_TYPE, *OUT_OF_RANGE, *LISTS])
+def test_a_bad_value_is_answered_in_one_sentence(field: str, value: Any, sentence: str) -> None:
+    path = re.sub(r"\.\d+$", "", field)
+    error = refusal(with_(path, value))
+    assert str(error).startswith(f"{field}: {sentence}")
+    assert str(error).endswith(".")
+    assert "\n" not in str(error)
+    assert (error.field, error.also) == (field, ())
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "-dash", "two words", "a/b", "x" * 64, "ends\n"])
+def test_a_bad_name_is_answered_with_what_a_name_is(name: str) -> None:
+    error = refusal({**MINIMAL, "name": name})
+    assert (error.field, error.value) == ("name", name)
+    assert str(error).endswith("; accepted: 1 to 63 lower-case letters, digits, dots, dashes, underscores.")
+
+
+@pytest.mark.parametrize("name", ["a", "0", "x" * 63, "llama-3.1_half"])
+def test_a_good_name_is_kept(name: str) -> None:
+    assert parse({**MINIMAL, "name": name}).name == name
+
+
+def test_several_mistakes_arrive_together() -> None:
+    content = {**MINIMAL, "seed": -1, "space": {"hidden_size": [0, 8]}, "colour": "red"}
+    first = refusal(content)
+    assert [error.field for error in (first, *first.also)] == ["space.hidden_size.0", "seed", "colour"]
+    assert all(isinstance(error, SpecError) for error in first.also)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("- a\n- b", "list"), ("just text", "str"), ("", "nothing"), ("7", "int")])
+@pytest.mark.parametrize("ending", [".yaml", ".yml"])
+def test_a_file_that_holds_no_object_is_refused(tmp_path: Path, text: str, shown: str, ending: str) -> None:
+    path = tmp_path / f"spec{ending}"
+    path.write_text(text)
+    accepted = f"a YAML or JSON file that holds one object with the fields {TOP_LEVEL}"
+    assert file_refusal(path) == f"spec: {shown} is not an object; accepted: {accepted}."
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("spec.yaml", "name: [a\nteacher: b"), ("spec.json", "{'name': 1}"), ("spec.json", "name: a")]
+)
+def test_a_file_that_cannot_be_parsed_is_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    sentence = file_refusal(path)
+    assert sentence.startswith(f"spec: {path} cannot be parsed (")
+    assert "line 1" in sentence or "line 2" in sentence
+    assert "\n" not in sentence
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    assert file_refusal(path).startswith(f"spec: {path} cannot be read (No such file or directory); accepted: a YAML")
+
+
+def test_a_folder_is_no_spec(tmp_path: Path) -> None:
+    assert file_refusal(tmp_path).startswith(f"spec: {tmp_path} cannot be read (Is a directory); accepted: a YAML")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    assert file_refusal(path).startswith(f"spec: {path} cannot be read (it is not UTF-8); accepted: a YAML")
