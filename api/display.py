@@ -82,23 +82,26 @@ class SearchDisplay:
 
 
 class _Pace:
-    """Tokens a second since the first token that this process saw, for the time that is left."""
+    """Tokens a second since the first new token that this process saw, for the time that is left."""
 
     def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
+        self._tokens_at_first: int | None = None
+        self._start: tuple[float, int] | None = None
         self._last = (0.0, 0)
 
     def see(self, tokens: int) -> None:
-        now = time.monotonic()
-        if self._first is None or (self._last[1] == self._first[1] and tokens > self._first[1]):
-            self._first = (now, tokens)
-        self._last = (now, tokens)
+        self._last = (time.monotonic(), tokens)
+        if self._tokens_at_first is None:
+            self._tokens_at_first = tokens
+        if self._start is None and tokens > self._tokens_at_first:
+            self._start = self._last
 
     def left(self, tokens: int) -> str:
-        seconds, done = (self._last[0] - (self._first or self._last)[0], self._last[1] - (self._first or self._last)[1])
-        if tokens <= 0 or done <= 0 or seconds < 2:
+        """The time for so many more tokens, as far as can be told."""
+        if self._start is None or tokens <= 0:
             return ""
-        return f"about {duration(tokens * seconds / done)} left"
+        seconds, done = self._last[0] - self._start[0], self._last[1] - self._start[1]
+        return f"about {duration(tokens * seconds / done)} left" if done > 0 and seconds >= 5 else ""
 
 
 def leaderboard_table(view: SearchView) -> Table:

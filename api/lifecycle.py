@@ -5,7 +5,7 @@
 
 from datetime import datetime
 
-from api.store.records import CandidateRecord, JobRecord, SearchRecord
+from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from api.store.repository import Repository
 from nas.jobs import (
     Calibrate,
@@ -151,7 +151,7 @@ def _promote(
         trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
         exported = next((job.result for job in own if isinstance(job.result, Exported)), None)
         if trained is not None and not any(job.spec.kind == "export" for job in own):
-            _add_export(repository, search, promotion.id, promotion.trial_id, trained)
+            _add_export(repository, search, promotion, trained, jobs)
         if exported is not None and promotion.id not in repository.models([promotion.id]):
             repository.add_model(promotion.id, exported.folder, exported.parameters, now)
     finished = len(repository.models([promotion.id for promotion in promotions]))
@@ -183,9 +183,9 @@ def _add_promotion(
 
 
 def _add_export(
-    repository: Repository, search: SearchRecord, promotion_id: int, trial_id: int, trained: Trained
+    repository: Repository, search: SearchRecord, promotion: PromotionRecord, trained: Trained, jobs: list[JobRecord]
 ) -> None:
-    candidate = next(c for c in repository.candidates(search.id) if c.trial_id == trial_id)
+    candidate = next(c for c in repository.candidates(search.id) if c.trial_id == promotion.trial_id)
     curves = repository.curves(search.id)
     export = Export(
         teacher=search.spec.teacher,
@@ -198,8 +198,13 @@ def _add_export(
             "architecture": candidate.architecture.model_dump(),
             "parameters": candidate.parameters,
             "compute_dtype": trained.dtype,
-            "trial_curve": [point.model_dump() for point in curves.of_trial[trial_id]],
-            "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion_id]],
+            **{
+                job.spec.kind: job.result.model_dump(mode="json")
+                for job in jobs
+                if isinstance(job.result, DataPrepared | Calibrated)
+            },
+            "trial_curve": [point.model_dump() for point in curves.of_trial[promotion.trial_id]],
+            "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion.id]],
         },
     )
-    repository.add_job(search.id, export, promotion_id=promotion_id)
+    repository.add_job(search.id, export, promotion_id=promotion.id)

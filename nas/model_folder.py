@@ -142,10 +142,11 @@ def _check_vocabulary(path: Path, architecture: Architecture) -> None:
         # BPE and WordPiece map tokens to ids; Unigram lists them in the order of their ids.
         largest = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
         largest = max([largest, *(token["id"] for token in tokenizer.get("added_tokens") or [])])
+        fits = largest < architecture.vocab_size
     except (LookupError, TypeError) as error:
         problem = "holds no vocabulary"
         raise TeacherError("teacher", str(path / "tokenizer.json"), problem, "a tokenizer's own file") from error
-    if largest >= architecture.vocab_size:
+    if not fits:
         raise TeacherError(
             "teacher",
             str(path / "tokenizer.json"),

@@ -269,18 +269,15 @@ class Repository:
 
     def record_measurement(self, job: JobRecord, measurement: Measurement) -> None:
         """Adds a point to the job's curve; a point that is there already stays as it is."""
-        trial_id = job.trial_id if job.promotion_id is None else None
         known = select(MeasurementRow.id).where(
-            MeasurementRow.trial_id.is_(None) if trial_id is None else MeasurementRow.trial_id == trial_id,
-            MeasurementRow.promotion_id.is_(None)
-            if job.promotion_id is None
-            else MeasurementRow.promotion_id == job.promotion_id,
+            MeasurementRow.trial_id.is_not_distinct_from(job.trial_id),
+            MeasurementRow.promotion_id.is_not_distinct_from(job.promotion_id),
             MeasurementRow.tokens == measurement.tokens,
         )
         if self._session.scalar(known) is not None:
             return
         row = MeasurementRow(
-            trial_id=trial_id,
+            trial_id=job.trial_id,
             promotion_id=job.promotion_id,
             tokens=measurement.tokens,
             loss=measurement.loss,

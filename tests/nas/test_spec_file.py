@@ -150,7 +150,8 @@ def test_an_unknown_field_is_answered_with_the_fields_at_its_place(path: str, va
 
 @pytest.mark.parametrize(("key", "shown"), [(1, "1: 1"), (None, "None: None")])
 def test_a_key_that_is_not_text_is_an_unknown_field(key: object, shown: str) -> None:
-    error = refusal({**MINIMAL, key: 2})
+    content: dict[Any, object] = {**MINIMAL, key: 2}
+    error = refusal(content)
     assert str(error) == f"{shown} is not a field of a spec; accepted: an object with the fields {TOP_LEVEL}."
 
 

@@ -1,0 +1,160 @@
+"""Jobs: the moves between their states, and specs and results that survive JSON."""
+
+import math
+from itertools import product
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from nas.errors import IllegalMove
+from nas.jobs import (
+    LEGAL_MOVES,
+    Assignment,
+    Calibrate,
+    Calibrated,
+    DataFiles,
+    DataPrepared,
+    Export,
+    Exported,
+    Failure,
+    JobProgress,
+    JobResult,
+    JobSpec,
+    JobState,
+    Measurement,
+    PrepareData,
+    Promotion,
+    Trained,
+    Trial,
+    Update,
+    attempt_folder,
+    check_move,
+)
+from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
+from tests.nas.shapes import small_llama
+
+FILES = DataFiles(train_file="t.bin", validation_file="v.bin", sequence_length=32, validation_sequences=4)
+TRAINING = TrainingSpec(tokens=1280, peak_learning_rate=1e-3)
+RESOURCES = ResourcesSpec(cpus=2, dtype="float32")
+TRIAL = Trial(
+    teacher="t",
+    scores_file="s",
+    architecture=small_llama(),
+    data=FILES,
+    training=TRAINING,
+    until_tokens=640,
+    seed=3,
+    resources=RESOURCES,
+)
+SPECS: list[JobSpec] = [
+    PrepareData(teacher="t", data=DataSpec(train="x"), training_tokens=1280),
+    Calibrate(teacher="t", data=FILES, samples=8, seed=3, resources=RESOURCES),
+    TRIAL,
+    Promotion(
+        teacher="t",
+        weights="w",
+        architecture=small_llama(),
+        data=FILES,
+        training=TRAINING,
+        first_sequence=40,
+        seed=3,
+        resources=RESOURCES,
+    ),
+    Export(teacher="t", weights="w", architecture=small_llama(), provenance={"losses": [1.5, None], "by": {"a": 1}}),
+]
+RESULTS: list[JobResult] = [
+    DataPrepared(data=FILES, training_tokens=1280, validation_tokens=128),
+    Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32"),
+    Trained(kind="trial", weights="w", tokens=640, dtype="float32"),
+    Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
+    Exported(folder="f", parameters=5),
+]
+MOVES = {
+    ("queued", "running"),
+    ("running", "queued"),
+    ("running", "succeeded"),
+    ("running", "failed"),
+    ("failed", "queued"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(JobState, JobState)))
+def test_a_job_moves_only_as_its_table_allows(old: JobState, new: JobState) -> None:
+    if (old.value, new.value) in MOVES:
+        check_move(5, old, new)
+    else:
+        with pytest.raises(IllegalMove, match=f"^job 5 cannot go from {old.value} to {new.value}$"):
+            check_move(5, old, new)
+
+
+def test_every_state_has_its_row_and_a_final_state_leads_to_no_other_ending() -> None:
+    assert set(LEGAL_MOVES) == set(JobState)
+    assert {state for state in JobState if state.is_final} == {JobState.SUCCEEDED, JobState.FAILED}
+    for state in JobState:
+        if state.is_final:
+            assert LEGAL_MOVES[state] <= {JobState.QUEUED}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
+def test_a_job_spec_survives_json_as_its_own_kind(spec: JobSpec) -> None:
+    adapter: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+    assert adapter.validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.kind)
+def test_a_job_result_survives_json_as_its_own_kind(result: JobResult) -> None:
+    adapter: TypeAdapter[JobResult] = TypeAdapter(JobResult)
+    assert adapter.validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize("kind", ["training", "", None])
+def test_an_unknown_kind_of_job_is_refused(kind: str | None) -> None:
+    adapter: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+    with pytest.raises(ValidationError, match="'prepare_data', 'calibrate', 'trial', 'promotion', 'export'"):
+        adapter.validate_python({**TRIAL.model_dump(), "kind": kind})
+
+
+def test_a_field_that_no_job_has_is_refused() -> None:
+    with pytest.raises(ValidationError, match="connection"):
+        Trial.model_validate({**TRIAL.model_dump(), "connection": "sqlite://"})
+
+
+def test_an_assignment_survives_json() -> None:
+    assignment = Assignment(job_id=1, attempt=2, spec=TRIAL, folder="f", cpus=2, earlier_folders=("e", "d"))
+    assert Assignment.model_validate_json(assignment.model_dump_json()) == assignment
+
+
+def test_losses_that_are_not_finite_survive_json() -> None:
+    """Plain JSON has no word for them, and a diverged trial must still be put on record."""
+    measured = Measurement(
+        tokens=1, loss=math.inf, kl_to_teacher=math.nan, loss_per_sequence=(1.5, -math.inf, math.nan)
+    )
+    copy = Measurement.model_validate_json(measured.model_dump_json())
+    assert (copy.tokens, copy.loss, copy.loss_per_sequence[:2]) == (1, math.inf, (1.5, -math.inf))
+    assert math.isnan(copy.kl_to_teacher)
+    assert math.isnan(copy.loss_per_sequence[2])
+
+
+def test_losses_survive_json_to_the_last_bit() -> None:
+    losses = (0.1, 1 / 3, 2.0**-1074, 5.432109876543211)
+    measured = Measurement(tokens=1, loss=0.1 + 0.2, kl_to_teacher=1e-17, loss_per_sequence=losses)
+    assert Measurement.model_validate_json(measured.model_dump_json()) == measured
+
+
+def test_an_update_survives_json() -> None:
+    progress = JobProgress(done=3, total=9, unit="tokens", per_second=1.5, training_loss=2.0)
+    measured = Measurement(tokens=3, loss=2.0, kl_to_teacher=0.5, loss_per_sequence=(2.0,))
+    update = Update(
+        job_id=1, attempt=2, progress=progress, measurements=(measured,), failure=Failure(reason="lost", lost=True)
+    )
+    assert Update.model_validate_json(update.model_dump_json()) == update
+
+
+def test_no_two_attempts_write_into_the_same_folder() -> None:
+    """Nor one below another's."""
+    numbers = [1, 2, 11, 12, 111, 1_000_001]
+    folders = [attempt_folder(Path("run"), job, attempt) for job, attempt in product(numbers, numbers)]
+    assert len(set(folders)) == len(numbers) ** 2
+    assert not any(one in other.parents for one, other in product(folders, folders))
+    assert all(Path("run") in folder.parents for folder in folders)
