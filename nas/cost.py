@@ -1,7 +1,5 @@
 """What an architecture costs to store and to run: exact counts of what each docstring names."""
 
-from math import prod
-
 from nas.architecture import Architecture
 from nas.border import Border
 from nas.families import family_named
@@ -45,11 +43,8 @@ def forward_flops_per_token(architecture: Architecture, sequence_length: int) ->
     Norms, activations, softmax and the embedding look-up are left out.
     """
     family = family_named(architecture.family)
-    weights = sum(
-        prod(parameter.shape(architecture)) * (architecture.num_hidden_layers if parameter.in_layer else 1)
-        for parameter in family.parameters
-        if len(parameter.dimensions) == 2 and not parameter.embedding and parameter.present(architecture)
-    )
+    matrices = (p for p in family.parameters if len(p.dimensions) == 2 and not p.embedding)
+    weights = sum(parameter.count(architecture) for parameter in matrices)
     head = architecture.vocab_size * architecture.hidden_size
     attention_width = architecture.num_attention_heads * architecture.head_dim
     attention = architecture.num_hidden_layers * 2 * attention_width * (sequence_length + 1)

@@ -47,7 +47,7 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     family = family_named(config.get("model_type"))
     if config.get("quantization_config") is not None:
         raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
-    architecture = family.architecture(config)
+    architecture = family.architecture(config, source=str(path / "config.json"))
     files, tensors = _tensors(path)
     dtype = _check_tensors(path, family, architecture, tensors)
     _check_vocabulary(path, architecture)

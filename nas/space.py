@@ -75,7 +75,7 @@ def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architectu
         Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
         for sizes in product(*choices)
     ]
-    legal = [shape for shape in everything if family.illegal(shape) is None]
+    legal = [shape for shape in everything if family.is_legal(shape)]
     if not legal:
         rules = " and ".join(f"{field} as a multiple of {other}" for field, other in family.multiples)
         sizes = space.model_dump(exclude_none=True)

@@ -3,7 +3,7 @@
 from math import ceil
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from nas.border import Border, Count, Number
 from nas.space import Budget, SearchSpace
@@ -55,6 +55,14 @@ class TrainingSpec(Border):
     checkpoint_seconds: Number = Field(
         default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
     )
+
+    @field_validator("min_learning_rate")
+    @classmethod
+    def _below_the_peak(cls, value: float, info: ValidationInfo) -> float:
+        peak = info.data.get("peak_learning_rate")
+        if peak is not None and value > peak:
+            raise ValueError(f"is more than the peak_learning_rate, {peak}")
+        return value
 
     def num_steps(self, sequence_length: int) -> int:
         """Whole optimizer steps; the last one completes the token budget."""

@@ -42,13 +42,13 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
         first, *others = [_sentence(details) for details in error.errors()]
         first.also = tuple(others)
         raise first from error
-    data = spec.data.model_copy(
-        update={
-            "train": str(relative_to / spec.data.train),
-            "validation": None if spec.data.validation is None else str(relative_to / spec.data.validation),
-        }
-    )
-    return spec.model_copy(update={"teacher": str(relative_to / spec.teacher), "data": data})
+
+    def absolute(path: str) -> str:
+        return str(relative_to / Path(path).expanduser())
+
+    validation = None if spec.data.validation is None else absolute(spec.data.validation)
+    data = spec.data.model_copy(update={"train": absolute(spec.data.train), "validation": validation})
+    return spec.model_copy(update={"teacher": absolute(spec.teacher), "data": data})
 
 
 def _sentence(details: ErrorDetails) -> SpecError:

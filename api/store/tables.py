@@ -97,6 +97,7 @@ class DecisionRow(Base):
     """What a strategy said, in the order in which it said it."""
 
     __tablename__ = "decisions"
+    __table_args__ = (CheckConstraint("action IN ('advance', 'stop')", name="action"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), index=True)
     action: Mapped[str]

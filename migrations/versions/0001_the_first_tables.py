@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("until_tokens", _WHOLE_NUMBER, nullable=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("action IN ('advance', 'stop')", name=op.f("ck_decisions_action")),
         sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_decisions_trial_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_decisions")),
     )

@@ -33,7 +33,7 @@ class Parameter:
     """A parameter's name, with `{i}` for the layer, and its dimensions in memory order.
 
     It is present if the Architecture's flag `when` is set, and `unless` is not. `embedding` marks what a
-    non-embedding count leaves out.
+    non-embedding count leaves out: the embedding and the head.
     """
 
     name: str
@@ -53,6 +53,11 @@ class Parameter:
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
         return tuple(dimension.size(architecture) for dimension in self.dimensions)
+
+    def count(self, architecture: Architecture) -> int:
+        """Entries in all layers together; 0 where it is not present."""
+        num_tensors = architecture.num_hidden_layers if self.in_layer else 1
+        return prod(self.shape(architecture)) * num_tensors if self.present(architecture) else 0
 
 
 @dataclass(frozen=True)
@@ -84,35 +89,34 @@ class Family:
     taps: Taps
     multiples: tuple[tuple[str, str], ...] = ()
     """Pairs (field, other): a legal shape has `field` as a multiple of `other`, or transformers refuses its config."""
-    legacy_head_dim: bool = True
-    """Whether a config without `head_dim` means hidden_size / num_attention_heads."""
 
-    def architecture(self, config: dict[str, Any]) -> Architecture:
-        """The shape that a Hugging Face config describes; raises TeacherError for a missing or impossible field."""
+    def architecture(self, config: dict[str, Any], *, source: str = "config.json") -> Architecture:
+        """The shape that a Hugging Face config describes.
+
+        Where the config leaves them out, `head_dim` is hidden_size / num_attention_heads, and every head has keys
+        and values of its own. Raises TeacherError, naming `source`, for a missing or impossible field.
+        """
         values: dict[str, Any] = {"family": self.model_type}
         for name, field in Architecture.model_fields.items():
             if name == "family":
                 continue
             if config.get(name) is not None:
                 values[name] = config[name]
-            elif name == "head_dim" and self.legacy_head_dim:
+            elif name == "head_dim":
                 values[name] = _quotient(values["hidden_size"], values["num_attention_heads"])
             elif name == "num_key_value_heads":
                 values[name] = values["num_attention_heads"]
             elif field.is_required():
-                raise TeacherError("teacher", "config.json", f"has no {name}", f"a complete {self.model_type} config")
+                raise TeacherError("teacher", source, f"has no {name}", f"a complete {self.model_type} config")
         try:
             return Architecture(**values)
         except ValidationError as error:
             problem = f"is not a legal shape ({_first_of(error)})"
-            raise TeacherError("teacher", "config.json", problem, "a legal config") from error
+            raise TeacherError("teacher", source, problem, "a legal config") from error
 
-    def illegal(self, architecture: Architecture) -> str | None:
-        """Why the family cannot have this shape, or None if it can."""
-        for field, other in self.multiples:
-            if getattr(architecture, field) % getattr(architecture, other):
-                return f"{field} must be a multiple of {other}"
-        return None
+    def is_legal(self, architecture: Architecture) -> bool:
+        """Whether transformers accepts a config of this shape."""
+        return not any(getattr(architecture, field) % getattr(architecture, other) for field, other in self.multiples)
 
     def config(self, teacher_config: dict[str, Any], student: Architecture) -> dict[str, Any]:
         """The student's config: the teacher's, with the sizes of `student` and nothing else changed."""
@@ -139,11 +143,8 @@ class Family:
 
     def count(self, architecture: Architecture, *, embedding: bool = True) -> int:
         """Exact number of parameters, with or without the embedding and the head."""
-        return sum(
-            prod(parameter.shape(architecture)) * (architecture.num_hidden_layers if parameter.in_layer else 1)
-            for parameter in self.parameters
-            if parameter.present(architecture) and (embedding or not parameter.embedding)
-        )
+        counted = (parameter for parameter in self.parameters if embedding or not parameter.embedding)
+        return sum(parameter.count(architecture) for parameter in counted)
 
 
 def _quotient(size: object, parts: object) -> int:
