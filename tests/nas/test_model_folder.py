@@ -172,7 +172,8 @@ def test_another_family_is_answered_with_the_supported_ones(folder: Path, model_
 
 def test_a_config_without_a_size_is_refused(folder: Path) -> None:
     write_json(folder / "config.json", {**CONFIG, "hidden_size": None})
-    assert refusal(folder) == "teacher: config.json has no hidden_size; accepted: a complete llama config."
+    expected = f"teacher: {folder / 'config.json'} has no hidden_size; accepted: a complete llama config."
+    assert refusal(folder) == expected
 
 
 def test_quantised_weights_are_refused(folder: Path) -> None:
