@@ -15,7 +15,7 @@ from api.display import SearchDisplay, candidates_table, leaderboard_table, summ
 from api.run import run_search
 from api.services.submission import enumerate_spec
 from api.settings import Settings
-from nas.errors import UserError
+from nas.errors import TopiaryError, UserError
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
 from nas.views import SearchView
@@ -31,13 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def guarded(command: Callable[[], int]) -> int:
     """The command's exit code, with bad input and interruption turned into a sentence and a code of their own."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return command()
     except UserError as error:
         for each in (error, *error.also):
             print(f"topiary: {each}", file=sys.stderr)
         return BAD_INPUT
+    except (TopiaryError, OSError) as error:
+        print(f"topiary: {error}; once that is mended, the same command goes on where it was", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         print("topiary: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
         return INTERRUPTED

@@ -48,8 +48,16 @@ class Scheduler:
         # Only a committed step has handed anything out, and only then are the updates safe to forget.
         self._unrecorded = []
         for assignment in assignments:
-            self._pool.submit(assignment)
+            self._submit(assignment)
         return running
+
+    def _submit(self, assignment: Assignment) -> None:
+        """Starts an attempt that the store holds as running; one that cannot be started is a failure to record."""
+        try:
+            self._pool.submit(assignment)
+        except OSError as error:
+            failure = Failure(reason=f"its worker could not be started: {error}")
+            self._unrecorded.append(Update(job_id=assignment.job_id, attempt=assignment.attempt, failure=failure))
 
     def _adopt(self, repository: Repository) -> None:
         """Takes over attempts that run according to the store but were handed out by another scheduler."""

@@ -7,6 +7,7 @@ TopiaryError
 │   ├── TeacherError       the teacher's folder
 │   ├── DataError          the text to train or validate on
 │   └── FolderError        a run folder or an output folder
+├── StoreError             the database cannot be read or written
 ├── CheckpointError        a file of ours is damaged or is not what it claims to be
 ├── TrainingDiverged       a loss or gradient is not finite
 └── IllegalMove            a state was asked to change in a way its table does not allow
@@ -57,6 +58,10 @@ class DataError(UserError):
 
 class FolderError(UserError):
     """A folder holds something else, or is in use."""
+
+
+class StoreError(TopiaryError):
+    """The database cannot be read or written: a full disk, a lock that is not given back, a lost server."""
 
 
 class CheckpointError(TopiaryError):

@@ -8,7 +8,10 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+
+from nas.errors import StoreError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 VERSION_TABLE = "topiary_alembic_version"
@@ -33,9 +36,15 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that commits at the end, or rolls back on any exception."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        """A session that commits at the end, or rolls back on any exception.
+
+        Raises StoreError where the database itself is what fails.
+        """
+        try:
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            raise StoreError(f"the database {self._engine.url} cannot be used: {error.orig}") from error
 
     def close(self) -> None:
         self._engine.dispose()

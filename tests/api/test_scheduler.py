@@ -172,6 +172,17 @@ def test_work_is_handed_out_for_as_many_cores_as_there_are(database: Database) -
     assert most == 2
 
 
+def test_a_worker_that_cannot_be_started_is_a_failure_of_its_job(database: Database) -> None:
+    class NoMemory(InstantPool):
+        def submit(self, assignment: Assignment) -> None:
+            raise OSError("cannot allocate memory")
+
+    turns = scheduler(database, NoMemory(succeed))
+    while turns.step():
+        pass
+    assert look(database).reason == "its worker could not be started: cannot allocate memory"
+
+
 def test_updates_survive_a_step_that_fails(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = InstantPool(succeed)
     turns = scheduler(database, pool)
