@@ -1,6 +1,7 @@
 """The `topiary` command."""
 
 import argparse
+import importlib.metadata
 import signal
 import sys
 import time
@@ -49,6 +50,7 @@ def guarded(command: Callable[[], int]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="topiary", description="Cuts compact language models out of a large one.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("topiary-nas"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a whole search on this machine, or go on with it")
     run.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")

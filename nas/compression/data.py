@@ -112,6 +112,8 @@ class PackedTokens:
         self.sequence_length = sequence_length
         # A sequence needs one token more than its length, as the target of its last input.
         self.num_sequences = (len(self._tokens) - 1) // sequence_length
+        # Of the epoch last asked for: a permutation of a billion sequences is not made for every batch.
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
         if self.num_sequences < 1:
             raise DataError(
                 "data", str(path), f"holds {len(self._tokens)} tokens", f"at least {sequence_length + 1} tokens"
@@ -151,11 +153,10 @@ class PackedTokens:
         return self.sequences(numbers)
 
     def _epoch_order(self, epoch: int, seed: int) -> NDArray[np.int64]:
-        if getattr(self, "_order_of", None) != (epoch, seed):
+        if (epoch, seed) not in self._orders:
             generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-            self._order = generator.permutation(self.num_sequences)
-            self._order_of = (epoch, seed)
-        return self._order
+            self._orders = {(epoch, seed): generator.permutation(self.num_sequences)}
+        return self._orders[epoch, seed]
 
 
 def text_digest(text: str) -> bytes:
