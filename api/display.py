@@ -184,7 +184,7 @@ def summary(view: SearchView, seconds: float) -> str:
             f"{architecture.num_key_value_heads} groups; {row.parameters:,} parameters",
             f"its loss        {_loss(row.loss_after_pruning)} after pruning, {_loss(row.loss)} after "
             f"{_tokens(row.tokens)} tokens of trial, {_loss(promotion.curve[-1].loss)} after "
-            f"{_tokens(promotion.curve[-1].tokens)} more of promotion",
+            f"{_tokens(promotion.curve[-1].tokens)} more of promotion, {_loss(promotion.exported_loss)} as exported",
         ]
     lines.append(f"time            {duration(seconds)}")
     return "\n".join(lines)

@@ -80,6 +80,7 @@ def _add_calibrate(repository: Repository, search: SearchRecord, data: DataPrepa
             teacher=spec.teacher,
             data=data.data,
             samples=spec.calibration.samples,
+            micro_batch_size=_micro_batch_size(search),
             seed=spec.seed,
             resources=spec.resources,
         ),
@@ -128,6 +129,10 @@ def _history(repository: Repository, search: SearchRecord, trial_ids: list[int])
     ]
 
 
+def _micro_batch_size(search: SearchRecord) -> int:
+    return search.spec.trial.fitting_micro_batch(search.spec.data.sequence_length, search.teacher.vocab_size)
+
+
 def _full_tokens(search: SearchRecord) -> int:
     return search.spec.trial.actual_tokens(search.spec.data.sequence_length)
 
@@ -135,17 +140,22 @@ def _full_tokens(search: SearchRecord) -> int:
 def _promote(
     repository: Repository, search: SearchRecord, jobs: list[JobRecord], data: DataPrepared, now: datetime
 ) -> None:
-    """Promotes the winners of the finished trials, exports what promotions end in, and closes the search."""
-    ranked = [row for row in standings(repository, search, jobs) if row.rank is not None]
-    if not ranked:
-        failed = next(job for job in jobs if job.state is JobState.FAILED)
-        repository.set_search_state(search.id, "failed", f"every trial failed, the first with: {failed.reason}", now)
-        return
-    candidates = {candidate.id: candidate for candidate in repository.candidates(search.id)}
+    """Promotes the winners of the finished trials, exports what promotions end in, and closes the search.
+
+    Winners are decided once: a trial that is tried again later is ranked, but promotes nothing.
+    """
     promotions = repository.promotions(search.id)
     if not promotions:
+        ranked = [row for row in standings(repository, search, jobs) if row.rank is not None]
+        if not ranked:
+            failed = next(job for job in jobs if job.state is JobState.FAILED)
+            reason = f"every trial failed, the first with: {failed.reason}"
+            repository.set_search_state(search.id, "failed", reason, now)
+            return
+        candidates = {candidate.id: candidate for candidate in repository.candidates(search.id)}
         for row in ranked[: search.spec.promotion.winners]:
             _add_promotion(repository, search, candidates[row.candidate_id], jobs, data)
+        promotions = repository.promotions(search.id)
     for promotion in promotions:
         own = [job for job in jobs if job.promotion_id == promotion.id]
         trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
@@ -153,9 +163,8 @@ def _promote(
         if trained is not None and not any(job.spec.kind == "export" for job in own):
             _add_export(repository, search, promotion, trained, jobs)
         if exported is not None and promotion.id not in repository.models([promotion.id]):
-            repository.add_model(promotion.id, exported.folder, exported.parameters, now)
-    finished = len(repository.models([promotion.id for promotion in promotions]))
-    if finished == len(promotions) == min(search.spec.promotion.winners, len(ranked)):
+            repository.add_model(promotion.id, exported, now)
+    if len(repository.models([promotion.id for promotion in promotions])) == len(promotions):
         repository.set_search_state(search.id, "finished", None, now)
 
 
@@ -191,6 +200,9 @@ def _add_export(
         teacher=search.spec.teacher,
         weights=trained.weights,
         architecture=candidate.architecture,
+        data=next(job.result.data for job in jobs if isinstance(job.result, DataPrepared)),
+        micro_batch_size=_micro_batch_size(search),
+        resources=search.spec.resources,
         provenance={
             "search": search.name,
             "spec": search.spec.model_dump(mode="json"),

@@ -11,12 +11,14 @@ from api.scheduler import Scheduler, utc_now
 from api.services.submission import submit
 from api.services.viewing import view
 from api.store.database import Database
+from api.store.repository import Repository
 from nas.errors import FolderError
 from nas.spec import SearchSpec
 from nas.views import SearchView
 from workers.local import LocalPool
 
 _STEP_SECONDS = 0.2
+_ONE_SEARCH = "a folder of its own for each search"
 
 
 def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None]) -> SearchView:
@@ -25,8 +27,12 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
     `show` gets the search after every step. Raises UserError for a bad spec before anything is started. Whatever
     ends this process, the same call goes on from the newest checkpoints.
     """
+    into = into.resolve()  # Addresses of artifacts are stored, and must hold from wherever the run goes on.
     with _exclusive(into), _database(into) as database:
         with database.transaction() as session:
+            others = [search.name for search in Repository(session).searches() if search.name != spec.name]
+            if others:
+                raise FolderError("--into", str(into), f"holds the search {others[0]}", _ONE_SEARCH)
             search_id = submit(session, spec, utc_now())
         pool = LocalPool()
         try:
@@ -66,7 +72,11 @@ def _exclusive(into: Path) -> Iterator[None]:
 
 @contextmanager
 def _database(into: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{into.resolve() / 'topiary.db'}")
+    if (into / "jobs").exists() and not (into / "topiary.db").exists():
+        # Numbered anew, its jobs would take what an earlier search left for their own.
+        problem = "holds jobs whose database is gone"
+        raise FolderError("--into", str(into), problem, "a new folder, or the one with its topiary.db put back")
+    database = Database(f"sqlite:///{into / 'topiary.db'}")
     try:
         database.migrate()
         yield database

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.orm import Session
+
 from api.lifecycle import advance
 from api.store.database import Database
 from api.store.records import JobRecord
 from api.store.repository import Repository
+from nas.errors import TopiaryError
 from nas.jobs import Assignment, Export, Failure, JobState, PrepareData, Update, WorkerPool, attempt_folder
 
 
@@ -39,7 +43,7 @@ class Scheduler:
         with self._database.transaction() as session:
             repository = Repository(session)
             for update in self._unrecorded:
-                _record(repository, update, now)
+                _record_apart(session, update, now)
             self._adopt(repository)
             for search in repository.running_searches():
                 advance(repository, search, now)
@@ -93,6 +97,17 @@ class Scheduler:
 
 def _cpus(job: JobRecord) -> int:
     return 1 if isinstance(job.spec, PrepareData | Export) else job.spec.resources.cpus
+
+
+def _record_apart(session: Session, update: Update, now: datetime) -> None:
+    """Records an update within a savepoint: one that the store refuses fails its own attempt, and no other."""
+    repository = Repository(session)
+    try:
+        with session.begin_nested():
+            _record(repository, update, now)
+    except (IntegrityError, DataError, TopiaryError) as error:
+        failure = Failure(reason=f"what it reported cannot be recorded: {error}")
+        _record(repository, Update(job_id=update.job_id, attempt=update.attempt, failure=failure), now)
 
 
 def _record(repository: Repository, update: Update, now: datetime) -> None:

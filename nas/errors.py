@@ -6,6 +6,7 @@ TopiaryError
 │   ├── BudgetError        no candidate fits, or none can
 │   ├── TeacherError       the teacher's folder
 │   ├── DataError          the text to train or validate on
+│   ├── ConflictError      something of this name is there already, and is not the same
 │   └── FolderError        a run folder or an output folder
 ├── StoreError             the database cannot be read or written
 ├── CheckpointError        a file of ours is damaged or is not what it claims to be
@@ -56,6 +57,10 @@ class DataError(UserError):
     """The text cannot be read, or there is too little of it."""
 
 
+class ConflictError(UserError):
+    """Something of this name is there already, and is not the same."""
+
+
 class FolderError(UserError):
     """A folder holds something else, or is in use."""
 
@@ -77,7 +82,7 @@ class CheckpointError(TopiaryError):
 
 
 class TrainingDiverged(TopiaryError):
-    """A loss or a gradient is not finite; raised before the optimizer could step on it."""
+    """A loss or a gradient is not finite; raised before the optimizer could step on it, or a measurement kept."""
 
     def __init__(self, quantity: str, value: float, step: int, first_sequence: int) -> None:
         self.quantity = quantity
@@ -87,10 +92,7 @@ class TrainingDiverged(TopiaryError):
         super().__init__(quantity, value, step, first_sequence)
 
     def __str__(self) -> str:
-        return (
-            f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence}); "
-            "the weights are still those before the step"
-        )
+        return f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence})"
 
 
 class IllegalMove(TopiaryError):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, JsonValue
 
 from nas.architecture import Architecture
-from nas.border import Border
+from nas.border import Border, Number
 from nas.errors import IllegalMove
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 
@@ -71,6 +71,7 @@ class Calibrate(Border):
     teacher: str
     data: DataFiles
     samples: int
+    micro_batch_size: int
     seed: int
     resources: ResourcesSpec
 
@@ -113,6 +114,9 @@ class Export(Border):
     teacher: str
     weights: str
     architecture: Architecture
+    data: DataFiles
+    micro_batch_size: int
+    resources: ResourcesSpec
     provenance: dict[str, JsonValue]
 
 
@@ -151,9 +155,12 @@ class Trained(Border):
 
 
 class Exported(Border):
+    """`loss` is measured on the folder itself, in the dtype that its weights are stored in."""
+
     kind: Literal["export"] = "export"
     folder: str
     parameters: int
+    loss: Number
 
 
 JobResult = Annotated[DataPrepared | Calibrated | Trained | Exported, Field(discriminator="kind")]
@@ -163,8 +170,8 @@ class Measurement(Border):
     """Losses after `tokens` tokens of a run, in nats per token: the immutable point of a curve."""
 
     tokens: int
-    loss: float
-    kl_to_teacher: float
+    loss: Number
+    kl_to_teacher: Number
     loss_per_sequence: tuple[float, ...]
 
 

@@ -13,6 +13,7 @@ from nas.families import Family, family_named
 _ACCEPTED = "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"
 _WEIGHTS = "model.safetensors, or shards with model.safetensors.index.json; pickles can run code and are not read"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_CHOOSES_CODE = ("auto_map", "attn_implementation", "experts_implementation", "custom_pipelines")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -43,15 +44,21 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise TeacherError("teacher", str(path), problem, _ACCEPTED)
-    config = _read_json(path / "config.json")
+    config = _without_code(_read_json(path / "config.json"))
     family = family_named(config.get("model_type"))
     if config.get("quantization_config") is not None:
         raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
     architecture = family.architecture(config, source=str(path / "config.json"))
     files, tensors = _tensors(path)
     dtype = _check_tensors(path, family, architecture, tensors)
-    _check_vocabulary(path, architecture)
-    return ModelFolder(path, config, architecture, dtype, files)
+    folder = ModelFolder(path, config, architecture, dtype, files)
+    _check_vocabulary(path, architecture, folder.end_of_text)
+    return folder
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """The config less what could choose code to run: remote classes, kernels by name, private settings."""
+    return {key: value for key, value in config.items() if key not in _CHOOSES_CODE and not key.startswith("_")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -89,7 +96,9 @@ def _weight_files(path: Path) -> list[Path]:
     if not index.exists():
         return []
     weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+    ):
         raise TeacherError("teacher", str(index), "has no weight_map from tensors to files", _ACCEPTED)
     return sorted({path / name for name in weight_map.values()})
 
@@ -135,7 +144,15 @@ def _check_tensors(
     return _DTYPES[dtypes.pop()]
 
 
-def _check_vocabulary(path: Path, architecture: Architecture) -> None:
+def _check_vocabulary(path: Path, architecture: Architecture, end_of_text: int | None) -> None:
+    """Holds the tokenizer's ids, and the one that ends a text, against the size of the embedding."""
+    if end_of_text is not None and end_of_text >= architecture.vocab_size:
+        raise TeacherError(
+            "teacher",
+            str(path / "config.json"),
+            f"has eos_token_id {end_of_text} where its vocab_size is {architecture.vocab_size}",
+            f"an id below {architecture.vocab_size}",
+        )
     tokenizer = _read_json(path / "tokenizer.json")
     try:
         vocab = tokenizer["model"]["vocab"]

@@ -40,7 +40,9 @@ class TrainingSpec(Border):
     tokens: Count = Field(gt=0, description="a number of tokens, at least 1, completed to whole steps")
     batch_size: Count = Field(default=1152, gt=0, description="sequences per optimizer step, at least 1")
     micro_batch_size: Count | None = Field(
-        default=None, gt=0, description="sequences per forward pass, at least 1; left out, the whole batch"
+        default=None,
+        gt=0,
+        description="sequences per forward pass, at least 1; left out, as many as keep logits within a gigabyte",
     )
     peak_learning_rate: Number = Field(default=2e-4, gt=0, description="a rate above 0")
     min_learning_rate: Number = Field(default=4.5e-7, ge=0, description="the rate at the end, at least 0")
@@ -55,6 +57,11 @@ class TrainingSpec(Border):
     checkpoint_seconds: Number = Field(
         default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
     )
+
+    def fitting_micro_batch(self, sequence_length: int, vocab_size: int) -> int:
+        """Sequences per forward pass: as given, or as many as keep one tensor of float32 logits within a gigabyte."""
+        fitting = max(1, 2**30 // (4 * sequence_length * vocab_size))
+        return min(self.micro_batch_size or fitting, self.batch_size)
 
     @field_validator("min_learning_rate")
     @classmethod

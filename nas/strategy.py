@@ -1,7 +1,7 @@
 """Strategies: from what is on record of every trial to what each should do next.
 
-Called only when history changed. They decide from the set of results, never from the order of arrival, so a
-search decides the same whatever died on the way.
+A strategy may be asked at any time, and says nothing when there is nothing new. It decides from the set of results,
+never from the order of arrival, so a search decides the same whatever died on the way.
 """
 
 from collections.abc import Callable, Sequence

@@ -51,7 +51,10 @@ class JobView(Border):
 
 
 class PromotionView(Border):
-    """The full distillation of a candidate, and the folder of the model it ended in."""
+    """The full distillation of a candidate, and the folder of the model it ended in.
+
+    `exported_loss` is that of the folder itself, its weights rounded to the dtype they are stored in.
+    """
 
     candidate_id: int
     architecture: Architecture
@@ -59,6 +62,7 @@ class PromotionView(Border):
     state: str
     folder: str | None
     parameters: int | None
+    exported_loss: float | None
 
 
 class SearchView(Border):

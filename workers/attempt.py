@@ -10,11 +10,11 @@ Everything a pool knows of an attempt stands here, so an attempt outlives the po
 """
 
 import json
-import os
 import time
 from pathlib import Path
 
 from nas.border import Border
+from nas.durable import write_text
 from nas.jobs import Assignment, Failure, JobProgress, Measurement, Update
 
 _PROGRESS_SECONDS = 0.5
@@ -37,25 +37,27 @@ class AttemptFolder:
         now = time.monotonic()
         if now - self._progress_written >= _PROGRESS_SECONDS or progress.done >= progress.total:
             self._progress_written = now
-            self._write("progress.json", progress, durable=False)
+            # Not worth a flush: a progress that a power cut takes back is soon replaced.
+            partial = self.path / "progress.json.partial"
+            partial.write_text(progress.model_dump_json())
+            partial.replace(self.path / "progress.json")
 
     def report_measurement(self, measurement: Measurement) -> None:
         (self.path / "measurements").mkdir(exist_ok=True)
         number = len(list((self.path / "measurements").glob("??????.json")))
-        self._write(f"measurements/{number:06d}.json", measurement)
+        write_text(self.path / "measurements" / f"{number:06d}.json", measurement.model_dump_json())
 
     def finish(self, outcome: Border) -> None:
         """Ends the attempt with a job result or a Failure."""
-        self._write("failure.json" if isinstance(outcome, Failure) else "result.json", outcome)
+        name = "failure.json" if isinstance(outcome, Failure) else "result.json"
+        write_text(self.path / name, outcome.model_dump_json())
 
-    def _write(self, name: str, content: Border, *, durable: bool = True) -> None:
-        partial = self.path / (name + ".partial")
-        with partial.open("w") as out:
-            out.write(content.model_dump_json())
-            if durable:  # A checkpoint that survives a power cut must not be ahead of its measurements.
-                out.flush()
-                os.fsync(out.fileno())
-        partial.replace(self.path / name)
+    def inherit_measurements(self, earlier: Path) -> None:
+        """Takes over the points of an earlier attempt, so that none is lost when this one goes on behind them."""
+        own = {measurement.tokens for measurement in _measurements_in(self.path)}
+        for measurement in _measurements_in(earlier):
+            if measurement.tokens not in own:
+                self.report_measurement(measurement)
 
     # --- read by the pool ---
 
@@ -68,7 +70,7 @@ class AttemptFolder:
         try:
             # The order matters: an outcome seen here was written after every measurement that is read next.
             kind = next((kind for kind in ("result", "failure") if (self.path / f"{kind}.json").exists()), None)
-            content = {"measurements": self._new_measurements(), "progress": self._new_progress()}
+            content = {"progress": self._new_progress(), "measurements": self._new_measurements()}
             if kind is not None:
                 content[kind] = json.loads((self.path / f"{kind}.json").read_text())
             update = Update.model_validate({**dict(nothing), **content})
@@ -84,9 +86,8 @@ class AttemptFolder:
         return news
 
     def _new_measurements(self) -> list[Measurement]:
-        files = sorted((self.path / "measurements").glob("??????.json"))[self._num_read :]
-        measurements = [Measurement.model_validate_json(file.read_text()) for file in files]
-        self._num_read += len(files)
+        measurements = _measurements_in(self.path)[self._num_read :]
+        self._num_read += len(measurements)
         return measurements
 
     def _new_progress(self) -> JobProgress | None:
@@ -98,3 +99,8 @@ class AttemptFolder:
             return None
         self._progress_read = progress
         return progress
+
+
+def _measurements_in(folder: Path) -> list[Measurement]:
+    files = sorted((folder / "measurements").glob("??????.json"))
+    return [Measurement.model_validate_json(file.read_text()) for file in files]

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.durable import write_text
 from nas.jobs import Assignment, Failure, Update
 from workers.attempt import AttemptFolder
 
@@ -35,15 +36,16 @@ class LocalPool:
 
     def submit(self, assignment: Assignment) -> None:
         folder = Path(assignment.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "assignment.json").write_text(assignment.model_dump_json())
+        folder.mkdir(parents=True)  # Never one that is there: what another attempt left must not pass for this one's.
+        write_text(folder / "assignment.json", assignment.model_dump_json())
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers.run_attempt", str(folder)],
+                # -P: packages of the user's, in the folder the command is run from, are not to be imported.
+                [sys.executable, "-P", "-m", "workers.run_attempt", str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": str(assignment.cpus), "TOKENIZERS_PARALLELISM": "true"},
+                env={**os.environ, **_threads(assignment.cpus)},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its children.
             )
         self._live.append(_Live(AttemptFolder(assignment), process, assignment.cpus))
@@ -79,6 +81,11 @@ class LocalPool:
     def _close(live: _Live) -> None:
         if live.process.stdin is not None:
             live.process.stdin.close()
+
+
+def _threads(cpus: int) -> dict[str, str]:
+    """Holds torch and the tokenizers to the cores of the job."""
+    return {"OMP_NUM_THREADS": str(cpus), "RAYON_NUM_THREADS": str(cpus), "TOKENIZERS_PARALLELISM": "true"}
 
 
 def _available_cpus() -> int:

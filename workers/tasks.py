@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 
 from nas.compression import importance
 from nas.compression.checkpoint import (
-    build_model,
     load_model,
     read_tensor,
     read_weights,
@@ -26,6 +25,7 @@ from nas.compression.prune import choose, cut
 from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher
 from nas.compression.train import Progress
+from nas.compression.training_state import keep_newest
 from nas.errors import CheckpointError, DataError, TeacherError
 from nas.jobs import (
     Calibrate,
@@ -71,6 +71,8 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
             "teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document"
         )
     tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     data, length = spec.data, spec.data.sequence_length
     train, validation = attempt.path / "train.bin", attempt.path / "validation.bin"
     digests: set[bytes] = set()
@@ -126,11 +128,18 @@ def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     def progress(done: int) -> None:
         attempt.report_progress(JobProgress(done=done, total=num_samples, unit="samples"))
 
-    scores = importance.calibrate(model, folder.family, folder.architecture, samples.to(device), progress=progress)
+    scores = importance.calibrate(
+        model,
+        folder.family,
+        folder.architecture,
+        samples.to(device),
+        micro_batch_size=spec.micro_batch_size,
+        progress=progress,
+    )
     scores_file = attempt.path / "scores.safetensors"
     scores.save(scores_file)
     teacher = LiveTeacher(model, dtype, device)
-    loss = evaluate(teacher, _validation(spec.data, device)).loss
+    loss = evaluate(teacher, _validation(spec.data, device), micro_batch_size=spec.micro_batch_size).loss
     return Calibrated(scores_file=str(scores_file), samples=num_samples, loss=loss, dtype=_name(dtype))
 
 
@@ -157,23 +166,26 @@ def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
 
 
 def export(spec: Export, attempt: AttemptFolder) -> Exported:
-    """Writes the folder in the teacher's dtype, then reads it back and holds it against its own claim."""
+    """Writes the folder in the teacher's dtype, reads it back, holds it against its own claim, and measures it."""
+    device, _ = _compute(spec.resources)
     teacher = inspect_model_folder(Path(spec.teacher))
-    dtype: torch.dtype = getattr(torch, teacher.dtype)
-    tensors = {name: tensor.to(dtype) for name, tensor in read_weights(Path(spec.weights)).items()}
+    stored: torch.dtype = getattr(torch, teacher.dtype)
+    tensors = {name: tensor.to(stored) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
     config = teacher.family.config(teacher.config, spec.architecture)
     write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, **_made_with(teacher)})
-    written = inspect_model_folder(into)
-    model: Any = build_model(
-        written.config, {name: read_tensor(written, name) for name in tensors}, torch.device("cpu")
-    )
+    try:
+        written = inspect_model_folder(into)
+    except TeacherError as error:  # Of our own making, not the user's.
+        raise CheckpointError(into, str(error)) from error
+    model: Any = load_model(written, device)
     promised, found = written.family.count(spec.architecture), model.num_parameters()
     if written.architecture != spec.architecture or promised != found:
-        raise CheckpointError(
-            into, f"has {found} parameters as {written.architecture.label} where {promised} were promised"
-        )
-    return Exported(folder=str(into), parameters=found)
+        problem = f"has {found} parameters as {written.architecture.label} where {promised} were promised"
+        raise CheckpointError(into, problem)
+    exported = LiveTeacher(model, torch.float32, device)
+    loss = evaluate(exported, _validation(spec.data, device), micro_batch_size=spec.micro_batch_size).loss
+    return Exported(folder=str(into), parameters=found, loss=loss)
 
 
 def _made_with(teacher: ModelFolder) -> dict[str, JsonValue]:
@@ -208,6 +220,8 @@ def _distil(
         device=device,
         dtype=dtype,
     )
+    for earlier in attempt.assignment.earlier_folders:
+        attempt.inherit_measurements(Path(earlier))
     retrained, tokens = distillation.run(
         weights,
         checkpoints=attempt.path / "checkpoints",
@@ -217,6 +231,7 @@ def _distil(
     )
     weights_file = attempt.path / "weights.safetensors"
     write_weights(weights_file, retrained)
+    keep_newest(attempt.path / "checkpoints", 1)
     return Trained(kind=spec.kind, weights=str(weights_file), tokens=tokens, dtype=_name(dtype))
 
 

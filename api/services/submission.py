@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.store.repository import Repository
 from nas.cost import cost
-from nas.errors import FolderError, SpecError
+from nas.errors import ConflictError, SpecError
 from nas.model_folder import inspect_model_folder
 from nas.space import enumerate_candidates
 from nas.spec import SearchSpec
@@ -46,7 +46,7 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
 def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
     """Creates the search, or finds the one of this name; a failed one has its failed jobs queued again.
 
-    Raises UserError for a bad spec, before anything is written, and FolderError if a search of this name has
+    Raises UserError for a bad spec, before anything is written, and ConflictError if a search of this name has
     another spec.
     """
     repository = Repository(session)
@@ -57,12 +57,8 @@ def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
         return repository.add_search(spec, found.teacher, found.candidates, now)
     if existing.spec != spec:
         changed = [name for name in SearchSpec.model_fields if getattr(existing.spec, name) != getattr(spec, name)]
-        raise FolderError(
-            "name",
-            spec.name,
-            f"names a search that was begun with another {', '.join(changed)}",
-            "the spec it was begun with, another name, or another --into folder",
-        )
+        problem = f"names a search that was begun with another {', '.join(changed)}"
+        raise ConflictError("name", spec.name, problem, "the spec it was begun with, or another name")
     if existing.state == "failed":
         _check_text(spec)
         repository.retry_failed(existing.id)

@@ -73,6 +73,7 @@ def _promotion_views(
                 state=f"{newest.spec.kind} {newest.state}",
                 folder=None if model is None else model.folder,
                 parameters=None if model is None else model.parameters,
+                exported_loss=None if model is None else model.loss,
             )
         )
     return views

@@ -61,3 +61,4 @@ class ModelRecord:
     promotion_id: int
     folder: str
     parameters: int
+    loss: float

@@ -25,7 +25,7 @@ from api.store.tables import (
     TrialRow,
 )
 from nas.architecture import Architecture
-from nas.jobs import Failure, JobProgress, JobResult, JobSpec, JobState, Measurement, check_move
+from nas.jobs import Exported, Failure, JobProgress, JobResult, JobSpec, JobState, Measurement, check_move
 from nas.spec import SearchSpec
 from nas.strategy import Advance, Decision
 from nas.views import CandidateView, CurvePoint, SearchState
@@ -170,12 +170,20 @@ class Repository:
         )
         return [PromotionRecord(row.id, row.trial_id) for row in rows]
 
-    def add_model(self, promotion_id: int, folder: str, parameters: int, now: datetime) -> None:
-        self._session.add(ModelRow(promotion_id=promotion_id, folder=folder, parameters=parameters, created_at=now))
+    def add_model(self, promotion_id: int, exported: Exported, now: datetime) -> None:
+        self._session.add(
+            ModelRow(
+                promotion_id=promotion_id,
+                folder=exported.folder,
+                parameters=exported.parameters,
+                loss=exported.loss,
+                created_at=now,
+            )
+        )
 
     def models(self, promotion_ids: Iterable[int]) -> dict[int, ModelRecord]:
         rows = self._session.scalars(select(ModelRow).where(ModelRow.promotion_id.in_(list(promotion_ids))))
-        return {row.promotion_id: ModelRecord(row.promotion_id, row.folder, row.parameters) for row in rows}
+        return {row.promotion_id: ModelRecord(row.promotion_id, row.folder, row.parameters, row.loss) for row in rows}
 
     # --- jobs and attempts ---
 
@@ -237,8 +245,10 @@ class Repository:
         attempt.ended_at, attempt.reason = now, failure.reason
 
     def retry_failed(self, search_id: int) -> None:
-        """Queues the failed jobs of a search again, their failures forgiven."""
+        """Queues the failed jobs of a search again, their failures forgiven; trials only until winners are known."""
         failed = select(JobRow).where(JobRow.search_id == search_id, JobRow.state == JobState.FAILED)
+        if self.promotions(search_id):
+            failed = failed.where(JobRow.kind != "trial")
         for row in self._session.scalars(failed):
             self._move(row, JobState.QUEUED)
             row.failures = 0

@@ -43,7 +43,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC)
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
@@ -97,7 +99,10 @@ class DecisionRow(Base):
     """What a strategy said, in the order in which it said it."""
 
     __tablename__ = "decisions"
-    __table_args__ = (CheckConstraint("action IN ('advance', 'stop')", name="action"),)
+    __table_args__ = (
+        CheckConstraint("action IN ('advance', 'stop')", name="action"),
+        UniqueConstraint("trial_id", "until_tokens"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), index=True)
     action: Mapped[str]
@@ -175,4 +180,5 @@ class ModelRow(Base):
     promotion_id: Mapped[int] = mapped_column(ForeignKey("promotions.id"), unique=True)
     folder: Mapped[str]
     parameters: Mapped[int]
+    loss: Mapped[float]
     created_at: Mapped[datetime]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from api.cli import guarded, report, run_to_end
 from api.settings import Settings
-from examples.demo.corpus import PACKAGES, Module, modules
+from examples.demo.corpus import PACKAGES, Module, modules, versions
+from nas.durable import write_text
 from nas.spec_file import read_spec
 from nas.views import SearchView
 
@@ -30,7 +31,7 @@ def main() -> int:
     into = arguments.into or runs / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     print(f"Searching for a compact model with half of the demo teacher's parameters; artifacts in {into}")
     print(f"`scripts/demo --into {into}` goes on with it if it is interrupted", flush=True)
-    write_text(Path(spec.data.train), Path(spec.data.validation or ""))
+    write_corpus(Path(spec.data.train), Path(spec.data.validation or ""))
     view = run_to_end(spec, into)
     seconds = time.monotonic() - started
     code = report(view, seconds, to=sys.stdout)
@@ -39,12 +40,13 @@ def main() -> int:
     return code
 
 
-def write_text(train: Path, validation: Path) -> None:
+def write_corpus(train: Path, validation: Path) -> None:
     """The fixed part of the teacher's corpus that the demo needs, from packages of pinned versions only.
 
     Several demos may write it at once: the content is the same, and each file appears whole.
     """
-    if train.exists() and validation.exists():
+    installed, made_of = json.dumps(versions(PACKAGES)), train.with_name("versions.json")
+    if made_of.exists() and made_of.read_text() == installed:
         return
     corpus = modules(PACKAGES)
     # Validation takes the beginning of each module, so that a few thousand tokens come from many of them.
@@ -54,11 +56,9 @@ def write_text(train: Path, validation: Path) -> None:
         (validation, excerpts, VALIDATION_CHARACTERS),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        with partial.open("w", encoding="utf-8") as out:
-            for module in _first(parts, limit):
-                out.write(json.dumps({"text": module.text, "module": f"{module.package}/{module.name}"}) + "\n")
-        partial.replace(path)
+        texts = (module.text for module in _first(parts, limit))
+        write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_text(made_of, installed)
 
 
 def demo_summary(view: SearchView, seconds: float) -> dict[str, object]:
@@ -74,6 +74,7 @@ def demo_summary(view: SearchView, seconds: float) -> dict[str, object]:
             "loss_after_pruning": winner.loss_after_pruning,
             "loss_after_trial": winner.loss,
             "loss_after_promotion": promotion.curve[-1].loss,
+            "loss_as_exported": promotion.exported_loss,
         },
         "teacher_loss": view.teacher_loss,
         "seconds": round(seconds, 1),

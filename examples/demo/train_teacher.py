@@ -26,6 +26,7 @@ from nas.compression.losses import cross_entropy_BT
 from nas.compression.teacher import logits_of
 from nas.compression.train import Progress as TrainingProgress
 from nas.compression.train import Run, train
+from nas.durable import write_text
 from nas.spec import TrainingSpec
 
 VOCAB_SIZE = 4096
@@ -146,9 +147,7 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
 
     def measure(tokens: int) -> None:
         curve[str(tokens)] = evaluate(logits, sample).loss
-        partial = curve_file.with_suffix(".partial")
-        partial.write_text(json.dumps(curve, indent=2))
-        partial.replace(curve_file)
+        write_text(curve_file, json.dumps(curve, indent=2))
         print(f"{time.strftime('%H:%M:%S')}  {tokens:>11,} tokens  validation {curve[str(tokens)]:.4f}", flush=True)
 
     columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
@@ -159,7 +158,7 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
             state = f"{now.tokens:,} tokens, loss {now.training_loss:.3f}, {now.tokens_per_second:,.0f} tokens/s"
             bar.update(task, completed=now.tokens, total=now.total_tokens, state=state)
 
-        run = Run(model=model, objective=objective, data=data, spec=spec, seed=0, device=device)
+        run = Run(model=model, objective=objective, data=data, spec=spec, seed=0, device=device, micro_batch_size=16)
         train(run, checkpoints=work / "checkpoints", measure=measure, progress=progress)
     return model, [{"tokens": int(tokens), "loss": loss} for tokens, loss in curve.items()]
 

@@ -65,6 +65,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("action IN ('advance', 'stop')", name=op.f("ck_decisions_action")),
+        sa.UniqueConstraint("trial_id", "until_tokens", name=op.f("uq_decisions_trial_id_until_tokens")),
         sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_decisions_trial_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_decisions")),
     )
@@ -122,6 +123,7 @@ def upgrade() -> None:
         sa.Column("promotion_id", _WHOLE_NUMBER, nullable=False),
         sa.Column("folder", sa.String(), nullable=False),
         sa.Column("parameters", _WHOLE_NUMBER, nullable=False),
+        sa.Column("loss", sa.Double(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["promotion_id"], ["promotions.id"], name=op.f("fk_models_promotion_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),

@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from nas.compression.training_state import flush_to_disk
+from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError
 from nas.model_folder import ModelFolder
 
+_ATTENTION = "sdpa"  # Named here: a config could name a kernel that transformers would fetch and run.
 COPIED_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
     "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json",
@@ -32,7 +33,13 @@ def read_tensor(folder: ModelFolder, name: str) -> torch.Tensor:
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
     """The folder's model with float32 weights, in evaluation mode; no code of the folder is run."""
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        folder.path,
+        config=parse_config(folder.config),
+        dtype=torch.float32,
+        attn_implementation=_ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
     )
     return model.to(device).eval()
 
@@ -47,8 +54,10 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
     model, report = model_class.from_pretrained(
         None,
         config=parsed,
-        state_dict={name: tensor.float() for name, tensor in tensors.items()},
+        # Copies: transformers takes tensors as they are, and training would change the caller's.
+        state_dict={name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()},
         dtype=torch.float32,
+        attn_implementation=_ATTENTION,
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
@@ -66,12 +75,9 @@ def parse_config(config: dict[str, Any]) -> PretrainedConfig:
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """One safetensors file, flushed and renamed into place."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
-    flush_to_disk(partial)
-    partial.replace(path)
-    flush_to_disk(path.parent)
+    """One safetensors file."""
+    with beside(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -87,22 +93,23 @@ def write_model_folder(
 ) -> None:
     """Writes weights, config, tokenizer and `provenance.json`; the folder appears whole under its name.
 
-    Raises FolderError if `into` exists and is not an earlier export.
+    Raises FolderError if `into` exists.
     """
-    if into.exists() and not (into / "provenance.json").exists():
-        raise FolderError("into", str(into), "exists and is not an export of ours", "a folder that does not exist yet")
+    if into.exists():
+        raise FolderError("into", str(into), "exists already", "a folder that does not exist yet")
     partial = into.with_name(into.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_weights(partial / "model.safetensors", tensors)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(partial / "provenance.json", json.dumps(provenance, indent=2) + "\n")
     for name in COPIED_FILES:
         if (tokenizer_of / name).exists():
             shutil.copyfile(tokenizer_of / name, partial / name)
-    (partial / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    shutil.rmtree(into, ignore_errors=True)
+            flush(partial / name)
+    flush(partial)
     partial.replace(into)
-    flush_to_disk(into.parent)
+    flush(into.parent)
 
 
 def own_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

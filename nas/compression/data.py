@@ -5,7 +5,6 @@ B sequences in a batch, T tokens in a sequence.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from nas.errors import CheckpointError, DataError
+from nas.durable import beside, write_text
+from nas.errors import CheckpointError
 from nas.spec import DataSpec
 from nas.text import read_documents
 
@@ -51,14 +51,14 @@ def write_token_file(
 ) -> dict[str, Any]:
     """Tokenise `documents` into one flat file, each ended by `end_of_text`; returns (and writes) its manifest.
 
-    Stops after the document that reaches `max_tokens`. The file is uint16 where the vocabulary allows, else
-    uint32, little-endian. It is written beside its place and renamed, the manifest last, so a file with a
-    manifest is complete. `progress` is told the tokens written.
+    Stops after the document that reaches `max_tokens`. The file is uint16 where the token ids allow, else uint32,
+    little-endian. The manifest is written last, so a file with a manifest is complete. `progress` is told the
+    tokens written.
     """
-    dtype = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
-    partial = path.with_name(path.name + ".partial")
+    largest = max(tokenizer.get_vocab().values())
+    dtype = np.dtype("<u2") if max(largest, end_of_text) < 1 << 16 else np.dtype("<u4")
     digest, num_tokens, num_documents = hashlib.sha256(), 0, 0
-    with partial.open("wb") as out:
+    with beside(path) as partial, partial.open("wb") as out:
         for ids in _tokenized(documents, tokenizer, end_of_text):
             raw = np.asarray(ids, dtype=dtype).tobytes()
             out.write(raw)
@@ -68,9 +68,6 @@ def write_token_file(
             progress(num_tokens)
             if max_tokens is not None and num_tokens >= max_tokens:
                 break
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
     manifest = {
         "tokens": num_tokens,
         "documents": num_documents,
@@ -78,11 +75,12 @@ def write_token_file(
         "sha256": digest.hexdigest(),
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
     }
-    manifest_path = _manifest_path(path)
-    partial = manifest_path.with_name(manifest_path.name + ".partial")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.replace(manifest_path)
+    write_text(_manifest_path(path), json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def _tokenized(documents: Iterator[str], tokenizer: Tokenizer, end_of_text: int) -> Iterator[list[int]]:
@@ -90,10 +88,6 @@ def _tokenized(documents: Iterator[str], tokenizer: Tokenizer, end_of_text: int)
     while texts := list(islice(documents, _DOCUMENTS_AT_ONCE)):
         for encoding in tokenizer.encode_batch(texts):
             yield encoding.ids if encoding.ids[-1:] == [end_of_text] else [*encoding.ids, end_of_text]
-
-
-def _manifest_path(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 class PackedTokens:
@@ -115,9 +109,7 @@ class PackedTokens:
         # Of the epoch last asked for: a permutation of a billion sequences is not made for every batch.
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
         if self.num_sequences < 1:
-            raise DataError(
-                "data", str(path), f"holds {len(self._tokens)} tokens", f"at least {sequence_length + 1} tokens"
-            )
+            raise CheckpointError(path, f"has {len(self._tokens)} tokens, fewer than {sequence_length + 1}")
 
     def sequences(self, numbers: NDArray[np.int64]) -> Batch:
         """The sequences with these numbers, in the order of `numbers`, as int64."""
@@ -137,8 +129,8 @@ class PackedTokens:
 
     def sample(self, count: int, seed: int) -> Batch:
         """`count` different sequences (or all there are) drawn at random."""
-        generator = np.random.Generator(np.random.Philox(key=seed))
-        return self.sequences(generator.permutation(self.num_sequences)[:count])
+        # A stream that no epoch has: calibration must not see just what training begins with.
+        return self.sequences(_generator(seed, 2**64 - 1).permutation(self.num_sequences)[:count])
 
     def training_batch(self, first: int, count: int, seed: int) -> Batch:
         """Positions `first` to `first + count` of the endless shuffled order that `seed` gives.
@@ -154,14 +146,18 @@ class PackedTokens:
 
     def _epoch_order(self, epoch: int, seed: int) -> NDArray[np.int64]:
         if (epoch, seed) not in self._orders:
-            generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-            self._orders = {(epoch, seed): generator.permutation(self.num_sequences)}
+            self._orders = {(epoch, seed): _generator(seed, epoch).permutation(self.num_sequences)}
         return self._orders[epoch, seed]
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    """Random numbers that follow from both alone, whichever others were drawn before."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
 
 
 def text_digest(text: str) -> bytes:
     """What identifies a document, whichever file it stands in."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(text.encode()).digest()
 
 
 def held_out(text: str, fraction: float) -> bool:

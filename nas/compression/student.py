@@ -1,5 +1,6 @@
 """A student between its cut and its export: built from tensors, distilled from a teacher, measured on the way."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.losses import forward_kl_BT
 from nas.compression.teacher import LiveTeacher, logits_of
 from nas.compression.train import Progress, Run, train
+from nas.errors import TrainingDiverged
 from nas.spec import TrainingSpec
 
 
@@ -30,6 +32,10 @@ class Distillation:
     seed: int
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.training.fitting_micro_batch(self.data.sequence_length, self.config["vocab_size"])
 
     def run(
         self,
@@ -53,7 +59,13 @@ class Distillation:
             return forward_kl_BT(logits(batch.inputs_BT), self.teacher(batch.inputs_BT)).sum()
 
         def measure(tokens: int) -> None:
-            record(tokens, evaluate(logits, self.validation, teacher_logits=self.teacher))
+            evaluation = evaluate(
+                logits, self.validation, teacher_logits=self.teacher, micro_batch_size=self.micro_batch_size
+            )
+            if not math.isfinite(evaluation.loss):
+                step = tokens // (self.training.batch_size * self.data.sequence_length)
+                raise TrainingDiverged("the validation loss", evaluation.loss, step, self.first_sequence)
+            record(tokens, evaluation)
 
         run = Run(
             model=model,
@@ -62,6 +74,7 @@ class Distillation:
             spec=self.training,
             seed=self.seed,
             device=self.device,
+            micro_batch_size=self.micro_batch_size,
             first_sequence=self.first_sequence,
             until_tokens=self.until_tokens,
         )

@@ -44,6 +44,7 @@ class Run:
     spec: TrainingSpec
     seed: int
     device: torch.device
+    micro_batch_size: int
     first_sequence: int = 0
     until_tokens: int | None = None
 
@@ -129,7 +130,7 @@ def _step(run: Run, optimizer: torch.optim.Optimizer, step: int) -> float:
     first_sequence = run.first_sequence + step * run.spec.batch_size
     batch = run.data.training_batch(first_sequence, run.spec.batch_size, run.seed).to(run.device)
     loss_sum = 0.0
-    for micro_batch in batch.split(run.spec.micro_batch_size or run.spec.batch_size):
+    for micro_batch in batch.split(run.micro_batch_size):
         # Divided by the tokens of the whole batch: the micro-batch size changes memory, not the gradient.
         loss = run.objective(micro_batch) / run.tokens_per_step
         loss.backward()

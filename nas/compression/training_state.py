@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from nas.durable import flush
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _KEEP = 2
@@ -39,7 +40,7 @@ def restore(state: TrainingState, model: torch.nn.Module, optimizer: torch.optim
             parameter.copy_(state.tensors[f"model.{name}"])
         prefix = f"optimizer.{name}."
         optimizer.state[parameter] = {
-            key.removeprefix(prefix): value.to(parameter.device) if value.dim() else value
+            key.removeprefix(prefix): value.to(parameter.device)  # the step too: fused AdamW counts on the device
             for key, value in state.tensors.items()
             if key.startswith(prefix)
         }
@@ -51,8 +52,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
     A reader sees it whole or not at all: it is written and flushed beside its place, then renamed.
     """
     final = folder / f"step-{state.step:09d}"
-    if final.exists():
-        return
+    shutil.rmtree(final, ignore_errors=True)  # Of this step, but damaged, or it would have been resumed from.
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -60,10 +60,15 @@ def write_state(folder: Path, state: TrainingState) -> None:
     record = {"step": state.step, "sha256": _digest(partial / _TENSORS)}
     (partial / _STATE).write_text(json.dumps(record))
     for file in (partial / _TENSORS, partial / _STATE, partial):
-        flush_to_disk(file)
+        flush(file)
     partial.replace(final)
-    flush_to_disk(folder)
-    for old in sorted(folder.glob("step-?????????"))[:-_KEEP]:
+    flush(folder)
+    keep_newest(folder, _KEEP)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Drops all states of `folder` but the newest `count`."""
+    for old in sorted(folder.glob("step-?????????"))[:-count]:
         shutil.rmtree(old)
 
 
@@ -78,15 +83,6 @@ def newest_state(folders: Iterable[Path]) -> TrainingState | None:
         except (OSError, ValueError, KeyError):
             continue  # A damaged checkpoint is as good as none: the one before it serves.
     return None
-
-
-def flush_to_disk(path: Path) -> None:
-    """Returns once the file, or the folder's list of names, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:

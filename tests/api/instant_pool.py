@@ -69,7 +69,7 @@ def succeed(assignment: Assignment) -> Update:
             points = (_point(0, 9 - size / 1000), _point(tokens, 5 + size / 1000))
             return _update(assignment, result=result, measurements=points)
         case Export():
-            result = Exported(folder=f"{assignment.folder}/model", parameters=1)
+            result = Exported(folder=f"{assignment.folder}/model", parameters=1, loss=4.5)
     return _update(assignment, result=result)
 
 

@@ -16,7 +16,7 @@ from api.services.submission import submit
 from api.store.database import VERSION_TABLE, Database, alembic_config
 from api.store.repository import Repository
 from api.store.tables import Base, MeasurementRow, SequenceLossesRow
-from nas.errors import FolderError, IllegalMove
+from nas.errors import ConflictError, IllegalMove
 from nas.jobs import JobState, Measurement, PrepareData
 from tests.conftest import tiny_spec
 
@@ -79,7 +79,7 @@ def test_the_same_spec_is_the_same_search_and_another_is_refused(
     with database.transaction() as session:
         first = submit(session, tiny_spec(teacher_folder, text_file), NOW)
         assert submit(session, tiny_spec(teacher_folder, text_file), NOW) == first
-        with pytest.raises(FolderError, match=r"name: tiny names a search that was begun with another seed;"):
+        with pytest.raises(ConflictError, match=r"name: tiny names a search that was begun with another seed;"):
             submit(session, tiny_spec(teacher_folder, text_file, seed=1), NOW)
 
 

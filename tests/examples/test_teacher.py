@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from examples.demo.run import SPEC, write_text
+from examples.demo.run import SPEC, write_corpus
 from nas.compression.checkpoint import load_model
 from nas.compression.data import PackedTokens, validation_documents, write_token_file
 from nas.compression.evaluate import evaluate
@@ -43,7 +43,7 @@ def test_its_record_is_of_a_real_training(record: dict[str, object]) -> None:
 
 @torch.no_grad()
 def test_it_reaches_about_its_recorded_loss_on_held_out_text(record: dict[str, object], tmp_path: Path) -> None:
-    write_text(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
+    write_corpus(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
     data = read_spec(SPEC).data.model_copy(update={"validation": str(tmp_path / "validation.jsonl")})
     tokenizer = Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
     write_token_file(tmp_path / "v.bin", validation_documents(data, set()), tokenizer, 0)

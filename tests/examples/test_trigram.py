@@ -20,9 +20,10 @@ class SlowKneserNey:
     """P(c | a, b) by Chen and Goodman's recursion."""
 
     def __init__(self, tokens: list[int]) -> None:
-        self.trigrams = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
-        self.bigrams = Counter(gram[1:] for gram in self.trigrams)
-        self.unigrams = Counter(gram[1:] for gram in self.bigrams)
+        grams = zip(tokens, tokens[1:], tokens[2:], strict=False)
+        self.trigrams: Counter[tuple[int, ...]] = Counter(grams)
+        self.bigrams: Counter[tuple[int, ...]] = Counter(gram[1:] for gram in self.trigrams)
+        self.unigrams: Counter[tuple[int, ...]] = Counter(gram[1:] for gram in self.bigrams)
 
     def probability(self, context: tuple[int, ...], token: int) -> float:
         if not context:
@@ -60,7 +61,7 @@ def test_loss_equals_the_definition(tokens: list[int]) -> None:
 
 def test_the_definition_is_a_distribution(tokens: list[int]) -> None:
     slow = SlowKneserNey(tokens)
-    contexts = defaultdict(float)
+    contexts: defaultdict[tuple[int, int], float] = defaultdict(float)
     for a in range(VOCAB):
         for b in range(VOCAB):
             for c in range(VOCAB):

@@ -1,7 +1,9 @@
 """Folders written whole, and models built from exactly the tensors of their config."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,11 +51,28 @@ def test_written_folder_is_the_teacher_again(teacher: ModelFolder, tmp_path: Pat
     assert (into / "tokenizer.json").read_bytes() == (teacher.path / "tokenizer.json").read_bytes()
 
 
-def test_a_folder_of_someone_else_is_not_overwritten(teacher: ModelFolder, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_is_not_overwritten(teacher: ModelFolder, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep me")
-    with pytest.raises(FolderError, match="exists and is not an export of ours"):
+    with pytest.raises(FolderError, match="exists already"):
         write_model_folder(tmp_path, teacher.config, tensors_of(teacher), teacher.path, {})
     assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_a_config_cannot_choose_the_code_that_runs(teacher: ModelFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher.path, folder)
+    chosen = {
+        "attn_implementation": "someone/kernel",
+        "_attn_implementation": "someone/kernel",
+        "auto_map": {"AutoModelForCausalLM": "evil.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps({**teacher.config, **chosen}))
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')")
+    inspected = inspect_model_folder(folder)
+    assert not set(chosen) & set(inspected.config)
+    model: Any = load_model(inspected, CPU)
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model(INPUTS).logits, load_model(teacher, CPU)(INPUTS).logits)
 
 
 def test_tied_head_is_not_stored(teacher: ModelFolder) -> None:

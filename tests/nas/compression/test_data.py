@@ -15,7 +15,7 @@ from nas.compression.data import (
     validation_documents,
     write_token_file,
 )
-from nas.errors import CheckpointError, DataError
+from nas.errors import CheckpointError
 from nas.spec import DataSpec
 
 DOCUMENTS = ["def f(x):\n    return x\n", "", "class A:\n    pass\n", "x = 'ä'\n" * 30]
@@ -79,6 +79,14 @@ def test_a_position_is_the_same_whichever_batches_led_to_it(token_file: Path) ->
     assert torch.equal(walked[13:], jumped)
 
 
+def test_calibration_does_not_draw_what_training_begins_with(token_file: Path) -> None:
+    packed = PackedTokens(token_file, sequence_length=8)
+    count = packed.num_sequences
+    drawn = packed.sample(count, seed=3).inputs_BT
+    assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, packed.first(count).inputs_BT.tolist()))
+    assert not torch.equal(drawn, packed.training_batch(0, count, seed=3).inputs_BT)
+
+
 def test_a_file_cut_short_is_refused(token_file: Path) -> None:
     token_file.write_bytes(token_file.read_bytes()[:-2])
     with pytest.raises(CheckpointError, match=r"tokens where its manifest says"):
@@ -86,7 +94,7 @@ def test_a_file_cut_short_is_refused(token_file: Path) -> None:
 
 
 def test_a_file_shorter_than_a_sequence_is_refused(token_file: Path) -> None:
-    with pytest.raises(DataError, match=r"at least 10001 tokens"):
+    with pytest.raises(CheckpointError, match=r"fewer than 10001"):
         PackedTokens(token_file, sequence_length=10_000)
 
 

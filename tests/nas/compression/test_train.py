@@ -1,6 +1,7 @@
 """The loop: the same bits after an interruption, gradients that do not depend on micro-batches, honest failures."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def new_run(data: PackedTokens, spec: TrainingSpec = SPEC, **changes: int) -> Ru
         return cross_entropy_BT(model(batch.inputs_BT), batch.targets_BT).sum()
 
     cpu = torch.device("cpu")
-    return Run(model=model, objective=objective, data=data, spec=spec, seed=3, device=cpu, **changes)
+    settings = {"micro_batch_size": spec.batch_size, **changes}
+    return Run(model=model, objective=objective, data=data, spec=spec, seed=3, device=cpu, **settings)
 
 
 def nothing(_: object) -> None:
@@ -87,23 +89,44 @@ def test_stopping_early_is_a_point_on_the_same_curve(data: PackedTokens, tmp_pat
 
 
 def test_micro_batches_change_memory_but_not_the_result(data: PackedTokens, tmp_path: Path) -> None:
-    whole, split = new_run(data), new_run(data, SPEC.model_copy(update={"micro_batch_size": 1}))
+    whole, split = new_run(data), new_run(data, micro_batch_size=1)
     for name, run in (("whole", whole), ("split", split)):
         train(run, checkpoints=tmp_path / name, measure=nothing, progress=nothing)
     torch.testing.assert_close(weights(whole), weights(split), rtol=0, atol=2e-5)
     assert (weights(whole) - torch.cat([p.detach().flatten() for p in new_model().parameters()])).abs().max() > 1e-2
 
 
-def test_one_step_equals_torchs_own_adamw(data: PackedTokens, tmp_path: Path) -> None:
-    spec = SPEC.model_copy(update={"tokens": 32, "weight_decay": 0.0, "clip_norm": 1e9})
-    run, reference = new_run(data, spec), new_model()
+def test_the_loop_equals_one_written_out(data: PackedTokens, tmp_path: Path) -> None:
+    """Batches from where the run begins, the rate of every step, clipping that bites, AdamW's own arithmetic."""
+    spec = SPEC.model_copy(update={"tokens": 6 * 32 - 5, "clip_norm": 0.05, "min_learning_rate": 1e-3})
+    run, reference = new_run(data, spec, first_sequence=9), new_model()
     train(run, checkpoints=tmp_path, measure=nothing, progress=nothing)
-    batch = data.training_batch(0, 4, seed=3)
-    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
-    cross_entropy_BT(reference(batch.inputs_BT), batch.targets_BT).mean().backward()
-    optimizer.step()
+
+    rates = [5e-3, 1e-2, *(1e-3 + 9e-3 * (1 + math.cos(math.pi * k / 3)) / 2 for k in range(4))]
+    decayed = [p for p in reference.parameters() if p.dim() == 2]
+    others = [p for p in reference.parameters() if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    for step, rate in enumerate(rates):
+        batch = data.training_batch(9 + 4 * step, 4, seed=3)
+        optimizer.zero_grad()
+        cross_entropy_BT(reference(batch.inputs_BT), batch.targets_BT).mean().backward()
+        gradients = [p.grad for p in reference.parameters() if p.grad is not None]
+        norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
+        assert norm > 0.05
+        for gradient in gradients:
+            gradient *= 0.05 / norm
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
     expected = torch.cat([parameter.detach().flatten() for parameter in reference.parameters()])
-    torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(run), expected, rtol=0, atol=2e-6)
+
+
+def test_a_checkpoint_is_written_at_every_measurement(data: PackedTokens, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"checkpoint_seconds": 10_000})
+    train(new_run(data, spec), checkpoints=tmp_path / "saved", measure=nothing, progress=nothing)
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["step-000000007", "step-000000010"]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(data: PackedTokens, tmp_path: Path) -> None:
