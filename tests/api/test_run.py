@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -26,6 +25,9 @@ text = tokenizer.decode(model.generate(**prompt, max_new_tokens=8, do_sample=Fal
 assert text.startswith("def main(") and len(text) > len("def main("), text
 print(model.num_parameters(), model.dtype)
 """
+
+
+PROMOTION = "jobs/000007/attempt-1/checkpoints"
 
 
 def start(spec: Path, into: Path) -> subprocess.Popen[str]:
@@ -85,20 +87,23 @@ def test_export_loads_without_topiary_and_has_the_promised_size(undisturbed: dic
 def test_killed_again_and_again_it_ends_with_the_same_leaderboard(
     spec_file: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    moments = random.Random(1)
-    for _ in range(4):
-        process = start(spec_file, tmp_path / "run")
-        try:
-            process.communicate(timeout=moments.uniform(4, 13))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-    wait_until_gone(tmp_path)
-    found = finish(start(spec_file, tmp_path / "run"))
+    """Killed once while it prepares, once as soon as a trial, and once as soon as the promotion, has a checkpoint."""
+    run = tmp_path / "run"
+    for sign in ("jobs/000001/attempt-1/log.txt", "jobs/00000[3-6]/*/checkpoints/step-*3", PROMOTION + "/step-*3"):
+        process = start(spec_file, run)
+        deadline = time.monotonic() + 120
+        while not list(run.glob(sign)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        wait_until_gone(tmp_path)
+    found = finish(start(spec_file, run))
     assert found["leaderboard"] == undisturbed["leaderboard"]
     assert [p["curve"] for p in found["promotions"]] == [p["curve"] for p in undisturbed["promotions"]]
-    attempts = list((tmp_path / "run" / "jobs").glob("*/attempt-2"))
-    assert attempts, "no kill met a running job, so this proves nothing"
+    again = {int(folder.parent.name) for folder in run.glob("jobs/*/attempt-2")}
+    assert 1 in again
+    assert again & {3, 4, 5, 6}
+    assert 7 in again
 
 
 def test_interrupting_leaves_no_process_and_says_how_to_go_on(spec_file: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from api.scheduler import Scheduler
 from api.services.submission import submit
 from api.services.viewing import view
 from api.store.database import Database
-from nas.jobs import Assignment, Trial, Update
+from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec
@@ -62,6 +62,26 @@ def test_a_search_goes_through_all_its_jobs(database: Database) -> None:
     assert [row.rank_after_pruning for row in seen.leaderboard] == [3, 4, 1, 2]
     assert seen.promotions[0].candidate_id == seen.leaderboard[0].candidate_id
     assert seen.promotions[0].folder == "/run/jobs/000008/attempt-1/model"
+
+
+def test_jobs_are_handed_what_earlier_jobs_left(database: Database) -> None:
+    seen, pool = run(database, succeed)
+    specs = [assignment.spec for assignment in pool.submitted]
+    trials = [spec for spec in specs if isinstance(spec, Trial)]
+    assert {spec.architecture for spec in trials} == {row.architecture for row in seen.leaderboard}
+    for spec in trials:
+        assert (spec.scores_file, spec.until_tokens, spec.seed) == ("s", 1280, 0)
+        assert spec.resources.dtype == "bfloat16", "what the calibration found, for all alike"
+    promotion = next(spec for spec in specs if isinstance(spec, Promotion))
+    (winner,) = [
+        a for a in pool.submitted if isinstance(a.spec, Trial) and a.spec.architecture == promotion.architecture
+    ]
+    assert promotion.weights == f"{winner.folder}/w"
+    assert promotion.first_sequence == 1280 // 32, "it goes on behind the trial's text"
+    export = next(assignment.spec for assignment in pool.submitted if isinstance(assignment.spec, Export))
+    assert export.weights == "/run/jobs/000007/attempt-1/w"
+    assert export.provenance["trial_curve"] != export.provenance["promotion_curve"]
+    assert seen.promotions[0].exported_loss == 4.5
 
 
 def test_a_step_without_news_changes_nothing(database: Database) -> None:
@@ -127,7 +147,9 @@ def test_the_result_of_a_stale_attempt_is_refused(database: Database) -> None:
             wrong = tuple(point.model_copy(update={"loss": 0.001}) for point in late.measurements)
             stale.append(late.model_copy(update={"measurements": wrong}))
             return fail(assignment)
-        return succeed(assignment)
+        twice = succeed(assignment)
+        stale.append(twice)
+        return twice
 
     pool = InstantPool(outcome)
     turns = scheduler(database, pool)
@@ -161,6 +183,60 @@ def test_lost_attempts_never_use_up_a_job(database: Database) -> None:
         turns.step()  # records the loss and hands out anew, then dies
     seen, _ = run(database, succeed)
     assert seen.state == "finished"
+
+
+def test_lost_attempts_do_not_bring_a_job_closer_to_being_given_up(database: Database) -> None:
+    ends = iter(["lost"] * 5 + ["failed"] * 2 + ["done"])
+
+    def outcome(assignment: Assignment) -> Update:
+        if not is_second_trial(assignment):
+            return succeed(assignment)
+        end = next(ends)
+        failed = fail(assignment)
+        lost = Failure(reason="lost", lost=True)
+        return (
+            succeed(assignment)
+            if end == "done"
+            else failed.model_copy(update={"failure": lost} if end == "lost" else {})
+        )
+
+    seen, _ = run(database, outcome)
+    assert all(row.rank is not None for row in seen.leaderboard)
+
+
+def test_winners_are_decided_once(database: Database, teacher_folder: Path, text_file: Path) -> None:
+    """A trial that is given up stays so, once others were promoted in its place."""
+    broken = {"trial", "export"}
+
+    def outcome(assignment: Assignment) -> Update:
+        kind = assignment.spec.kind
+        is_best = isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (2, 48, 64, 4)
+        return fail(assignment) if kind in broken and (kind == "export" or is_best) else succeed(assignment)
+
+    seen, _ = run(database, outcome)
+    assert seen.state == "failed"
+    promoted = seen.promotions[0].candidate_id
+    broken.clear()
+    with database.transaction() as session:
+        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+    seen, pool = run(database, outcome)
+    assert seen.state == "finished"
+    assert [promotion.candidate_id for promotion in seen.promotions] == [promoted] == [seen.leaderboard[0].candidate_id]
+    assert [assignment.spec.kind for assignment in pool.submitted] == ["export"]
+
+
+def test_what_the_store_refuses_fails_its_own_attempt_only(database: Database) -> None:
+    def outcome(assignment: Assignment) -> Update:
+        update = succeed(assignment)
+        if not is_second_trial(assignment):
+            return update
+        nan = update.measurements[0].model_copy(update={"loss": float("nan")})
+        return update.model_copy(update={"measurements": (nan,)})
+
+    seen, _ = run(database, outcome)
+    assert seen.state == "finished"
+    assert [row.state for row in seen.leaderboard] == ["succeeded"] * 3 + ["failed"]
+    assert "cannot be recorded" in str(seen.leaderboard[-1].reason)
 
 
 def test_work_is_handed_out_for_as_many_cores_as_there_are(database: Database) -> None:
