@@ -12,7 +12,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from api.display import SearchDisplay, candidates_table, leaderboard_table, summary
+from api.display import SearchDisplay, candidates, leaderboard, summary
 from api.run import run_search
 from api.services.submission import enumerate_spec
 from api.settings import Settings
@@ -20,6 +20,9 @@ from nas.errors import TopiaryError, UserError
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
 from nas.views import SearchView
+
+_FILE_WIDTH = 160
+"""Where output goes to a file there is no width to keep to, only lines not to break."""
 
 SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -88,8 +91,8 @@ def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
 
 def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
     """Prints how a search ended; returns the exit code that says so."""
-    console = Console(file=to, soft_wrap=True)
-    console.print(leaderboard_table(view))
+    console = Console(file=to, width=None if to.isatty() else _FILE_WIDTH)
+    console.print(leaderboard(view))
     if view.state == "failed":
         print(f"topiary: the search failed: {view.reason}", file=sys.stderr)
         return BAD_INPUT if view.user_error else FAILURE
@@ -104,7 +107,7 @@ def _enumerate(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(found.model_dump_json())
     else:
-        Console(soft_wrap=True).print(candidates_table(found))
+        Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(candidates(found))
     return SUCCESS
 
 

@@ -30,7 +30,9 @@ class SearchDisplay:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._pace = _Pace()
         self._said: set[str] = set()
 
@@ -48,7 +50,8 @@ class SearchDisplay:
     def update(self, view: SearchView) -> None:
         self._pace.see(view.tokens_done)
         if self._live is not None:
-            self._live.update(Group(leaderboard_table(view), self._status(view)))
+            # The status first: a table longer than the terminal is cut at its end.
+            self._live.update(Group(self._status(view), leaderboard(view)))
         else:
             self._say_news(view)
 
@@ -56,9 +59,11 @@ class SearchDisplay:
         """One bar: of the tokens of all retraining, or of what comes before it."""
         status = Table.grid(padding=(0, 2))
         done, total, unit = view.tokens_done, view.tokens_total, "tokens"
-        early = next((job.progress for job in view.jobs if job.kind in ("prepare_data", "calibrate")), None)
+        early = next((job for job in view.jobs if job.kind in ("prepare_data", "calibrate")), None)
         if early is not None:
-            done, total, unit = early.done, early.total, early.unit
+            if early.progress is None:
+                return Text(_phase(view))
+            done, total, unit = early.progress.done, early.progress.total, early.progress.unit
         spent = ProgressBar(total=total, completed=done, width=24)
         left = "" if early else self._pace.left(view.tokens_total - view.tokens_done)
         status.add_row(_phase(view), spent, f"{_tokens(done)} of {_tokens(total)} {unit}", left)
@@ -104,28 +109,24 @@ class _Pace:
         return f"about {duration(tokens * seconds / done)} left" if done > 0 and seconds >= 5 else ""
 
 
-def leaderboard_table(view: SearchView) -> Table:
+def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
     teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {_loss(view.teacher_loss)}"
-    title = f"{view.name}: a teacher of {_count(view.teacher_parameters)} parameters{teacher}"
-    headers = ("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens")
-    table = _table(title, headers)
-    table.caption = f"shape: {_SHAPE}; was: rank after pruning; losses in nats per token"
+    table = _table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state == "running"}
     for row in view.leaderboard:
         style = "bold" if row.rank == 1 else "red" if row.state == "failed" else ""
         table.add_row(*_cells(row, running.get(row.candidate_id)), style=style)
-    return table
-
-
-def candidates_table(found: EnumerationView) -> Table:
-    """The candidates of a spec with their costs, the teacher last, and what else the space held."""
-    title = (
-        f"{len(found.candidates)} candidates; {found.num_outside_budget} other shapes are outside the budget, "
-        f"{found.num_illegal} not legal for {found.teacher.family}"
+    return Group(
+        Text(f"{view.name}: a teacher of {_count(view.teacher_parameters)} parameters{teacher}"),
+        table,
+        Text(f"shape: {_SHAPE}; was: rank after pruning; losses in nats per token", style="dim"),
     )
-    headers = ("shape", "parameters", "non-embedding", "share", "MB", "KV kB", "MFLOP")
-    table = _table(title, headers)
+
+
+def candidates(found: EnumerationView) -> RenderableType:
+    """The candidates of a spec with their costs, the teacher last, and what else the space held."""
+    table = _table(("shape", "parameters", "non-embedding", "share", "MB", "KV kB", "MFLOP"))
     teacher = CandidateView(architecture=found.teacher, cost=found.teacher_cost, share_of_teacher=1.0)
     for row in (*found.candidates, teacher):
         table.add_row(
@@ -138,19 +139,18 @@ def candidates_table(found: EnumerationView) -> Table:
             f"{row.cost.forward_flops_per_token / 1e6:,.1f}",
             style="dim" if row is teacher else "",
         )
-    table.caption = f"shape: {_SHAPE}; last row: the teacher; KV kB and forward MFLOP: per token"
-    return table
-
-
-def _table(title: str, headers: Sequence[str]) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    return Group(
+        Text(
+            f"{len(found.candidates)} candidates; {found.num_outside_budget} other shapes are outside the budget, "
+            f"{found.num_illegal} not legal for {found.teacher.family}"
+        ),
+        table,
+        Text(f"shape: {_SHAPE}; last row: the teacher; KV kB and forward MFLOP: per token", style="dim"),
     )
+
+
+def _table(headers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table
@@ -186,6 +186,9 @@ def summary(view: SearchView, seconds: float) -> str:
             f"{_tokens(row.tokens)} tokens of trial, {_loss(promotion.curve[-1].loss)} after "
             f"{_tokens(promotion.curve[-1].tokens)} more of promotion, {_loss(promotion.exported_loss)} as exported",
         ]
+    lines += [
+        f"given up        {row.architecture.label}: {row.reason}" for row in view.leaderboard if row.state == "failed"
+    ]
     lines.append(f"time            {duration(seconds)}")
     return "\n".join(lines)
 

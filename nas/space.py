@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from math import ceil, floor
+from math import ceil, floor, prod
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -13,6 +13,7 @@ from nas.border import Border, Count, Number
 from nas.errors import BudgetError, SpecError
 from nas.families import family_named
 
+LARGEST_SPACE = 100_000
 Counting = Literal["total", "non_embedding"]
 
 
@@ -71,6 +72,9 @@ def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architectu
     """
     family = family_named(teacher.family)
     choices = [_axis_choices(space, axis, teacher) for axis in AXES]
+    num_shapes = prod(map(len, choices))
+    if num_shapes > LARGEST_SPACE:
+        raise SpecError("space", f"{num_shapes:,} shapes", "are too many to list", f"up to {LARGEST_SPACE:,} shapes")
     everything = [
         Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
         for sizes in product(*choices)
@@ -104,10 +108,11 @@ def _nothing_fits(legal: list[Architecture], budget: Budget) -> BudgetError:
     counts = sorted((budget.count(shape), shape.label) for shape in legal)
     below = [pair for pair in counts if pair[0] < low][-1:]
     above = [pair for pair in counts if pair[0] > high][:1]
+    nearest = min(below + above, key=lambda pair: abs(pair[0] - budget.parameters))[0]
     misses = " and ".join(f"{label} with {count:,}" for count, label in below + above)
     return BudgetError(
         "budget.parameters",
         f"{budget.parameters:,.0f}",
         f"leaves none of {len(counts)} shapes ({budget.counting} count from {low:,} to {high:,}; nearest: {misses})",
-        f"a target between {counts[0][0]:,} and {counts[-1][0]:,} or a wider budget.tolerance or space",
+        f"a target such as {nearest:,}, a wider budget.tolerance, or a wider space",
     )

@@ -1,6 +1,7 @@
 """A spec from a YAML or JSON file, or from any parsed object, with errors that name the field."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def read_spec(path: Path) -> SearchSpec:
     Raises SpecError; its `also` lists the further errors where there is more than one.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SpecError("spec", str(path), f"cannot be read ({reason})", _ACCEPTED) from error
@@ -44,7 +45,8 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
         raise first from error
 
     def absolute(path: str) -> str:
-        return str(relative_to / Path(path).expanduser())
+        # Not Path.expanduser, which raises for a user that does not exist; such a path is then simply not there.
+        return str(relative_to / os.path.expanduser(path))  # noqa: PTH111
 
     validation = None if spec.data.validation is None else absolute(spec.data.validation)
     data = spec.data.model_copy(update={"train": absolute(spec.data.train), "validation": validation})

@@ -41,7 +41,7 @@ def read_documents(path: Path, text_field: str, *, field: str) -> Iterator[str]:
 
 
 def _read_text(file: Path) -> Iterator[str]:
-    if text := file.read_text(encoding="utf-8"):
+    if text := file.read_text(encoding="utf-8-sig"):
         yield text
 
 

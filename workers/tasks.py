@@ -43,7 +43,7 @@ from nas.jobs import (
     Trial,
 )
 from nas.model_folder import ModelFolder, inspect_model_folder
-from nas.spec import ResourcesSpec
+from nas.spec import DataSpec, ResourcesSpec
 from workers.attempt import AttemptFolder
 
 
@@ -81,12 +81,7 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
         validation, validation_documents(data, digests), tokenizer, folder.end_of_text, max_tokens=wanted
     )
     if written["tokens"] < wanted:
-        raise DataError(
-            "data.validation_sequences",
-            data.validation_sequences,
-            f"of {length} tokens are more than the {written['tokens']:,} tokens of validation text",
-            f"up to {max(0, written['tokens'] - 1) // length} with this text, or more text",
-        )
+        raise _too_little_validation(data, written["tokens"])
 
     def progress(tokens: int) -> None:
         attempt.report_progress(
@@ -115,6 +110,18 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
             f"at least one sequence, {length + 1} tokens",
         )
     return DataPrepared(data=files, training_tokens=written_train["tokens"], validation_tokens=written["tokens"])
+
+
+def _too_little_validation(data: DataSpec, tokens: int) -> DataError:
+    wanted = f"{data.validation_sequences} sequences of {data.sequence_length}"
+    fitting = max(0, tokens - 1) // data.sequence_length
+    fewer = f"data.validation_sequences up to {fitting}, " if fitting else ""
+    if data.validation is not None:
+        problem = f"holds {tokens:,} tokens, too few for {wanted}"
+        return DataError("data.validation", data.validation, problem, f"{fewer}or more text")
+    problem = f"leaves {tokens:,} tokens for validation (each document whole), too few for {wanted}"
+    accepted = f"{fewer}a larger data.validation_fraction, more documents, or a text of its own as data.validation"
+    return DataError("data.train", data.train, problem, accepted)
 
 
 def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:

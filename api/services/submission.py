@@ -46,11 +46,18 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
 def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
     """Creates the search, or finds the one of this name; a failed one has its failed jobs queued again.
 
+    A search that failed before any candidate was retrained gives way to a mended spec of its name.
+
     Raises UserError for a bad spec, before anything is written, and ConflictError if a search of this name has
     another spec.
     """
     repository = Repository(session)
     existing = repository.search_named(spec.name)
+    if existing is not None and existing.spec != spec and repository.is_untouched(existing):
+        # It failed before any retraining: nothing is lost if the mended spec begins anew.
+        enumerate_spec(spec)
+        repository.discard(existing.id)
+        existing = None
     if existing is None:
         found = enumerate_spec(spec)
         _check_text(spec)

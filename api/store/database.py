@@ -8,7 +8,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from nas.errors import StoreError
@@ -31,7 +31,7 @@ class Database:
 
     def migrate(self) -> None:
         """Brings the tables to the newest version."""
-        with self._engine.connect() as connection:
+        with self._failures(), self._engine.connect() as connection:
             command.upgrade(alembic_config(connection), "head")
 
     @contextmanager
@@ -40,10 +40,16 @@ class Database:
 
         Raises StoreError where the database itself is what fails.
         """
+        with self._failures(), Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
         try:
-            with Session(self._engine, expire_on_commit=False) as session, session.begin():
-                yield session
-        except OperationalError as error:
+            yield
+        except (IntegrityError, DataError):
+            raise  # Of a statement, not of the database.
+        except DatabaseError as error:
             raise StoreError(f"the database {self._engine.url} cannot be used: {error.orig}") from error
 
     def close(self) -> None:

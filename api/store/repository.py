@@ -7,7 +7,7 @@ from datetime import datetime
 
 import numpy as np
 from pydantic import TypeAdapter
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from api.store.records import CandidateRecord, JobRecord, ModelRecord, PromotionRecord, SearchRecord
@@ -96,6 +96,23 @@ class Repository:
     def running_searches(self) -> list[SearchRecord]:
         rows = self._session.scalars(select(SearchRow).where(SearchRow.state == "running").order_by(SearchRow.id))
         return [_search_record(row) for row in rows]
+
+    def is_untouched(self, search: SearchRecord) -> bool:
+        """Whether a search failed before any of its candidates was retrained."""
+        return search.state == "failed" and all(job.trial_id is None for job in self.jobs(search.id))
+
+    def discard(self, search_id: int) -> None:
+        """Deletes an untouched search with all that hangs on it; the folders of its jobs stay."""
+        jobs = select(JobRow.id).where(JobRow.search_id == search_id)
+        candidates = select(CandidateRow.id).where(CandidateRow.search_id == search_id)
+        for statement in (
+            delete(AttemptRow).where(AttemptRow.job_id.in_(jobs)),
+            delete(JobRow).where(JobRow.search_id == search_id),
+            delete(TrialRow).where(TrialRow.candidate_id.in_(candidates)),
+            delete(CandidateRow).where(CandidateRow.search_id == search_id),
+            delete(SearchRow).where(SearchRow.id == search_id),
+        ):
+            self._session.execute(statement)
 
     def set_search_state(self, search_id: int, state: SearchState, reason: str | None, now: datetime) -> None:
         row = self._session.get_one(SearchRow, search_id)

@@ -119,7 +119,10 @@ class PromotionRow(Base):
 
 class JobRow(Base):
     __tablename__ = "jobs"
-    __table_args__ = (CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),)
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
+        {"sqlite_autoincrement": True},  # A number names a folder, so none is given out twice.
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), index=True)
     trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from api.cli import guarded, report, run_to_end
-from api.settings import Settings
 from examples.demo.corpus import PACKAGES, Module, modules, versions
 from nas.durable import write_text
+from nas.errors import FolderError
 from nas.spec_file import read_spec
 from nas.views import SearchView
 
 SPEC = Path(__file__).with_name("search.yaml")
+RUNS = Path(__file__).parents[2] / "runs"
 TRAINING_CHARACTERS, VALIDATION_CHARACTERS, EXCERPT = 1_000_000, 120_000, 3_000
 
 
@@ -27,8 +28,11 @@ def main() -> int:
     arguments = parser.parse_args()
     started = time.monotonic()
     spec = read_spec(SPEC)
-    runs = Settings.from_environment().runs_folder
-    into = arguments.into or runs / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise FolderError(
+            "--json", str(arguments.json), "is in no folder that exists", "a file in a folder that exists"
+        )
+    into = arguments.into or RUNS / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     print(f"Searching for a compact model with half of the demo teacher's parameters; artifacts in {into}")
     print(f"`scripts/demo --into {into}` goes on with it if it is interrupted", flush=True)
     write_corpus(Path(spec.data.train), Path(spec.data.validation or ""))

@@ -78,6 +78,7 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """One safetensors file."""
     with beside(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors leaves it to its owner alone.
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -55,7 +55,8 @@ def test_a_user_error_is_told_apart(pool: WorkerPool, tmp_path: Path, teacher_fo
     update = wait_for_outcome(pool)
     assert update.failure is not None
     assert update.failure.user_error
-    assert update.failure.reason.startswith("data.validation_sequences: 1000000 of 32 tokens are more than")
+    assert update.failure.reason.startswith(f"data.train: {text_file} leaves ")
+    assert "too few for 1000000 sequences of 32; accepted: data.validation_sequences up to " in update.failure.reason
 
 
 def test_a_killed_worker_is_a_failure(pool: WorkerPool, tmp_path: Path, teacher_folder: Path, text_file: Path) -> None:

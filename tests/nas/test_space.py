@@ -182,18 +182,26 @@ NEAREST_BELOW, NEAREST_ABOVE = f"4 x 12 x 30 x 6 with {SMALL:,}", f"4 x 24 x 30 
 
 
 @pytest.mark.parametrize(
-    ("target", "misses"),
+    ("target", "misses", "nearest"),
     [
-        (SMALL - 1, NEAREST_BELOW),
-        (LARGE + 1, NEAREST_ABOVE),
-        (LARGE - 1, f"{NEAREST_BELOW} and {NEAREST_ABOVE}"),
+        (SMALL - 1, NEAREST_BELOW, SMALL),
+        (LARGE + 1, NEAREST_ABOVE, LARGE),
+        (LARGE - 1, f"{NEAREST_BELOW} and {NEAREST_ABOVE}", LARGE),
     ],
 )
-def test_a_budget_that_nothing_fits_names_the_nearest_misses(target: int, misses: str) -> None:
+def test_a_budget_that_nothing_fits_names_the_nearest_misses(target: int, misses: str, nearest: int) -> None:
     assert refusal(BudgetError, TWO_SIZES, Budget(parameters=target, tolerance=0)) == (
         f"budget.parameters: {target:,} leaves none of 2 shapes (total count from {target:,} to {target:,}; "
-        f"nearest: {misses}); accepted: a target between {SMALL:,} and {LARGE:,} or a wider budget.tolerance or space."
+        f"nearest: {misses}); accepted: a target such as {nearest:,}, a wider budget.tolerance, or a wider space."
     )
+
+
+def test_a_space_too_large_to_list_is_refused_with_the_limit() -> None:
+    choices = {axis: list(range(1, 20)) for axis in ("hidden_size", "intermediate_size")}
+    deep = TEACHER.model_copy(update={"num_hidden_layers": 300})
+    space = SearchSpace.model_validate({**choices, "num_hidden_layers": list(range(1, 301))})
+    with pytest.raises(SpecError, match=r"space: 108,300 shapes are too many to list; accepted: up to 100,000 shapes"):
+        enumerate_candidates(space, ANY_BUDGET, deep)
 
 
 def test_only_the_nearest_misses_on_either_side_are_named() -> None:
