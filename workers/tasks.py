@@ -106,7 +106,7 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
         raise DataError(
             "data.train",
             data.train,
-            f"holds {written_train['tokens']} tokens",
+            f"holds {written_train['tokens']} tokens besides the validation text",
             f"at least one sequence, {length + 1} tokens",
         )
     return DataPrepared(data=files, training_tokens=written_train["tokens"], validation_tokens=written["tokens"])

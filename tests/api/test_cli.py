@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from api.cli import main
+from api.scheduler import utc_now
+from api.services.submission import submit
+from api.store.database import Database
+from nas.spec import SearchSpec
 from tests.conftest import tiny_spec
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -99,6 +103,45 @@ def test_a_bad_spec_gets_one_sentence_and_exit_code_2(
     assert sentence in error
     assert error.count("\n") == 1, error
     assert not (tmp_path / "run" / "jobs").exists()
+
+
+def refusal_of_folder(folder: Path, spec: SearchSpec, capsys: pytest.CaptureFixture[str]) -> str:
+    (folder.parent / "spec.json").write_text(spec.model_dump_json())
+    assert main(["run", str(folder.parent / "spec.json"), "--into", str(folder)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_holds_one_search(
+    tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'run' / 'topiary.db'}")
+    database.migrate()
+    with database.transaction() as session:
+        submit(session, tiny_spec(teacher_folder, text_file, name="first"), utc_now())
+    database.close()
+    error = refusal_of_folder(tmp_path / "run", tiny_spec(teacher_folder, text_file), capsys)
+    assert f"--into: {tmp_path / 'run'} holds the search first; accepted: a folder of its own" in error
+
+
+def test_a_folder_whose_database_is_gone_is_refused(
+    tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "jobs").mkdir(parents=True)
+    error = refusal_of_folder(tmp_path / "run", tiny_spec(teacher_folder, text_file), capsys)
+    assert "holds jobs whose database is gone; accepted: a new folder" in error
+
+
+def test_a_database_that_is_none_is_told_in_a_sentence(
+    tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "topiary.db").write_bytes(b"this is no database" * 100)
+    (tmp_path / "spec.json").write_text(tiny_spec(teacher_folder, text_file).model_dump_json())
+    assert main(["run", str(tmp_path / "spec.json"), "--into", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("topiary: the database sqlite:///")
+    assert "file is not a database; once that is mended, the same command goes on" in error
 
 
 def test_several_errors_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ from api.scheduler import Scheduler
 from api.services.submission import submit
 from api.services.viewing import view
 from api.store.database import Database
+from api.store.repository import Repository
+from nas.errors import ConflictError
 from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
@@ -131,6 +133,30 @@ def test_a_search_fails_with_the_reason_of_its_job_and_can_be_taken_up_again(
         submit(session, tiny_spec(teacher_folder, text_file), NOW)
     seen, _ = run(database, succeed)
     assert (seen.state, seen.reason, seen.user_error) == ("finished", None, False)
+
+
+def test_a_search_that_failed_before_any_retraining_gives_way_to_a_mended_spec(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    _, old = run(database, lambda a: fail(a, "data.train: is bad", user_error=True))
+    with database.transaction() as session:
+        search_id = submit(session, tiny_spec(teacher_folder, text_file, seed=7), NOW)
+        assert [search.spec.seed for search in Repository(session).searches()] == [7]
+    pool = InstantPool(succeed)
+    turns = scheduler(database, pool)
+    while turns.step():
+        pass
+    with database.transaction() as session:
+        assert view(session, search_id).state == "finished"
+    assert not {a.folder for a in pool.submitted} & {a.folder for a in old.submitted}, "a folder is never used twice"
+
+
+def test_a_search_with_retrained_candidates_does_not_give_way(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    run(database, lambda a: fail(a) if isinstance(a.spec, Promotion) else succeed(a))
+    with database.transaction() as session, pytest.raises(ConflictError, match="begun with another seed"):
+        submit(session, tiny_spec(teacher_folder, text_file, seed=7), NOW)
 
 
 def test_a_search_whose_trials_all_fail_fails(database: Database) -> None:
