@@ -57,9 +57,7 @@ def _exclusive(into: Path) -> Iterator[None]:
         lock = FileLock(into / "lock")
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise FolderError(
-            "--into", str(into), "is in use by another run", "a folder of its own for each run"
-        ) from error
+        raise FolderError("--into", str(into), "is in use by another run", _ONE_SEARCH) from error
     except OSError as error:
         raise FolderError(
             "--into", str(into), f"cannot be used ({error.strerror})", "a folder to write into"

@@ -47,8 +47,8 @@ def tokenizer(text_file: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """A random Llama in bfloat16 with scales that are not one; 3 layers, 4 heads in 2 groups."""
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, text_file: Path) -> Path:
+    """A Llama in bfloat16 that has learnt a little of the text; 3 layers, 4 heads in 2 groups."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=320,
@@ -68,10 +68,22 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenize
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    learn(model, torch.tensor(tokenizer.encode(text_file.read_text()).ids))
     folder = tmp_path_factory.mktemp("teacher")
     model.bfloat16().save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(folder)
     return folder
+
+
+def learn(model: LlamaForCausalLM, tokens: torch.Tensor) -> None:
+    """Some steps of plain pretraining: enough that what is cut off is missed, and found again by retraining."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    windows = tokens[: len(tokens) // 32 * 32].view(-1, 32)
+    for _ in range(500):
+        batch = windows[torch.randint(len(windows), (16,))]
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def tiny_spec(teacher: Path, text: Path, **changes: object) -> SearchSpec:
