@@ -3,6 +3,7 @@
 `advance` looks at what is on record and adds what is missing; called again without news it adds nothing.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
@@ -24,6 +25,14 @@ from nas.spec import ResourcesSpec
 from nas.strategy import Advance, TrialHistory, exhaustive
 
 
+@dataclass(frozen=True)
+class _Groundwork:
+    """What all retraining of a search rests on."""
+
+    data: DataPrepared
+    calibrated: Calibrated
+
+
 def advance(repository: Repository, search: SearchRecord, now: datetime) -> None:
     """Brings one running search as far as it can go without another result."""
     jobs = repository.jobs(search.id)
@@ -37,10 +46,11 @@ def advance(repository: Repository, search: SearchRecord, now: datetime) -> None
     elif data is not None and not any(job.spec.kind == "calibrate" for job in jobs):
         _add_calibrate(repository, search, data)
     elif data is not None and calibrated is not None:
-        _follow_strategy(repository, search, data, calibrated, now)
+        groundwork = _Groundwork(data, calibrated)
+        _follow_strategy(repository, search, groundwork, now)
         jobs = repository.jobs(search.id)
         if all(job.state.is_final for job in jobs if job.spec.kind == "trial"):
-            _promote(repository, search, jobs, data, now)
+            _promote(repository, search, groundwork, jobs, now)
 
 
 def standings(repository: Repository, search: SearchRecord, jobs: list[JobRecord]) -> list[Standing]:
@@ -87,9 +97,7 @@ def _add_calibrate(repository: Repository, search: SearchRecord, data: DataPrepa
     )
 
 
-def _follow_strategy(
-    repository: Repository, search: SearchRecord, data: DataPrepared, calibrated: Calibrated, now: datetime
-) -> None:
+def _follow_strategy(repository: Repository, search: SearchRecord, groundwork: _Groundwork, now: datetime) -> None:
     spec = search.spec
     candidates = {candidate.trial_id: candidate for candidate in repository.candidates(search.id)}
     for decision in exhaustive(_history(repository, search, list(candidates)), _full_tokens(search)):
@@ -97,20 +105,21 @@ def _follow_strategy(
         if isinstance(decision, Advance):
             trial = Trial(
                 teacher=spec.teacher,
-                scores_file=calibrated.scores_file,
+                teacher_sha256=groundwork.calibrated.teacher_sha256,
+                scores_file=groundwork.calibrated.scores_file,
                 architecture=candidates[decision.trial_id].architecture,
-                data=data.data,
+                data=groundwork.data.data,
                 training=spec.trial,
                 until_tokens=decision.until_tokens,
                 seed=spec.seed,
-                resources=_resolved(spec.resources, calibrated.dtype),
+                resources=_resolved(spec.resources, groundwork),
             )
             repository.add_job(search.id, trial, trial_id=decision.trial_id)
 
 
-def _resolved(resources: ResourcesSpec, dtype: str) -> ResourcesSpec:
+def _resolved(resources: ResourcesSpec, groundwork: _Groundwork) -> ResourcesSpec:
     """With `auto` decided once, by the calibration: all candidates of a search are computed in one dtype."""
-    return ResourcesSpec.model_validate({**resources.model_dump(), "dtype": dtype})
+    return ResourcesSpec.model_validate({**resources.model_dump(), "dtype": groundwork.calibrated.dtype})
 
 
 def _history(repository: Repository, search: SearchRecord, trial_ids: list[int]) -> list[TrialHistory]:
@@ -138,7 +147,7 @@ def _full_tokens(search: SearchRecord) -> int:
 
 
 def _promote(
-    repository: Repository, search: SearchRecord, jobs: list[JobRecord], data: DataPrepared, now: datetime
+    repository: Repository, search: SearchRecord, groundwork: _Groundwork, jobs: list[JobRecord], now: datetime
 ) -> None:
     """Promotes the winners of the finished trials, exports what promotions end in, and closes the search.
 
@@ -154,14 +163,14 @@ def _promote(
             return
         candidates = {candidate.id: candidate for candidate in repository.candidates(search.id)}
         for row in ranked[: search.spec.promotion.winners]:
-            _add_promotion(repository, search, candidates[row.candidate_id], jobs, data)
+            _add_promotion(repository, search, groundwork, jobs, candidates[row.candidate_id])
         promotions = repository.promotions(search.id)
     for promotion in promotions:
         own = [job for job in jobs if job.promotion_id == promotion.id]
         trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
         exported = next((job.result for job in own if isinstance(job.result, Exported)), None)
         if trained is not None and not any(job.spec.kind == "export" for job in own):
-            _add_export(repository, search, promotion, trained, jobs)
+            _add_export(repository, search, groundwork, promotion, trained)
         if exported is not None and promotion.id not in repository.models([promotion.id]):
             repository.add_model(promotion.id, exported, now)
     if len(repository.models([promotion.id for promotion in promotions])) == len(promotions):
@@ -171,36 +180,41 @@ def _promote(
 def _add_promotion(
     repository: Repository,
     search: SearchRecord,
-    winner: CandidateRecord,
+    groundwork: _Groundwork,
     jobs: list[JobRecord],
-    data: DataPrepared,
+    winner: CandidateRecord,
 ) -> None:
     spec = search.spec
     trained = [job.result for job in jobs if job.trial_id == winner.trial_id and isinstance(job.result, Trained)][-1]
-    promotion_id = repository.add_promotion(winner.trial_id)
     promotion = Promotion(
         teacher=spec.teacher,
+        teacher_sha256=groundwork.calibrated.teacher_sha256,
         weights=trained.weights,
         architecture=winner.architecture,
-        data=data.data,
+        data=groundwork.data.data,
         training=spec.promotion,
         first_sequence=trained.tokens // spec.data.sequence_length,
         seed=spec.seed,
-        resources=_resolved(spec.resources, trained.dtype),
+        resources=_resolved(spec.resources, groundwork),
     )
-    repository.add_job(search.id, promotion, promotion_id=promotion_id)
+    repository.add_job(search.id, promotion, promotion_id=repository.add_promotion(winner.trial_id))
 
 
 def _add_export(
-    repository: Repository, search: SearchRecord, promotion: PromotionRecord, trained: Trained, jobs: list[JobRecord]
+    repository: Repository,
+    search: SearchRecord,
+    groundwork: _Groundwork,
+    promotion: PromotionRecord,
+    trained: Trained,
 ) -> None:
     candidate = next(c for c in repository.candidates(search.id) if c.trial_id == promotion.trial_id)
     curves = repository.curves(search.id)
     export = Export(
         teacher=search.spec.teacher,
+        teacher_sha256=groundwork.calibrated.teacher_sha256,
         weights=trained.weights,
         architecture=candidate.architecture,
-        data=next(job.result.data for job in jobs if isinstance(job.result, DataPrepared)),
+        data=groundwork.data.data,
         micro_batch_size=_micro_batch_size(search),
         resources=search.spec.resources,
         provenance={
@@ -209,12 +223,8 @@ def _add_export(
             "candidate": candidate.id,
             "architecture": candidate.architecture.model_dump(),
             "parameters": candidate.parameters,
-            "compute_dtype": trained.dtype,
-            **{
-                job.spec.kind: job.result.model_dump(mode="json")
-                for job in jobs
-                if isinstance(job.result, DataPrepared | Calibrated)
-            },
+            "prepare_data": groundwork.data.model_dump(mode="json"),
+            "calibrate": groundwork.calibrated.model_dump(mode="json"),
             "trial_curve": [point.model_dump() for point in curves.of_trial[promotion.trial_id]],
             "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion.id]],
         },

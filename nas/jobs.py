@@ -84,6 +84,7 @@ class Trial(Border):
 
     kind: Literal["trial"] = "trial"
     teacher: str
+    teacher_sha256: str
     scores_file: str
     architecture: Architecture
     data: DataFiles
@@ -98,6 +99,7 @@ class Promotion(Border):
 
     kind: Literal["promotion"] = "promotion"
     teacher: str
+    teacher_sha256: str
     weights: str
     architecture: Architecture
     data: DataFiles
@@ -112,6 +114,7 @@ class Export(Border):
 
     kind: Literal["export"] = "export"
     teacher: str
+    teacher_sha256: str
     weights: str
     architecture: Architecture
     data: DataFiles
@@ -135,7 +138,8 @@ class DataPrepared(Border):
 class Calibrated(Border):
     """`loss` is the teacher's on the validation sequences, in nats per token, computed in `dtype`.
 
-    Scores are always computed in float32. `dtype` is what every later job of the search computes in.
+    Scores are always computed in float32. `dtype` is what every later job of the search computes in, and
+    `teacher_sha256` what the teacher's weights must still be then.
     """
 
     kind: Literal["calibrate"] = "calibrate"
@@ -143,6 +147,7 @@ class Calibrated(Border):
     samples: int
     loss: float
     dtype: str
+    teacher_sha256: str
 
 
 class Trained(Border):

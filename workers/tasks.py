@@ -1,6 +1,5 @@
 """One plain function per job kind: addresses in, artifacts below the attempt's folder out."""
 
-import hashlib
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from nas.compression.checkpoint import (
     load_model,
     read_tensor,
     read_weights,
+    weights_digest,
     write_model_folder,
     write_weights,
 )
@@ -147,12 +147,18 @@ def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     scores.save(scores_file)
     teacher = LiveTeacher(model, dtype, device)
     loss = evaluate(teacher, _validation(spec.data, device), micro_batch_size=spec.micro_batch_size).loss
-    return Calibrated(scores_file=str(scores_file), samples=num_samples, loss=loss, dtype=_name(dtype))
+    return Calibrated(
+        scores_file=str(scores_file),
+        samples=num_samples,
+        loss=loss,
+        dtype=_name(dtype),
+        teacher_sha256=weights_digest(folder),
+    )
 
 
 def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
     """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
-    folder = inspect_model_folder(Path(spec.teacher))
+    folder = _same_teacher(spec)
     scores = importance.Scores.load(Path(spec.scores_file))
     kept = choose(scores, folder.architecture, spec.architecture)
     weights = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, spec.architecture, kept))
@@ -161,7 +167,7 @@ def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
 
 def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
     """Goes on from a trial's final weights, on the tokens that come after the trial's."""
-    folder = inspect_model_folder(Path(spec.teacher))
+    folder = _same_teacher(spec)
     return _distil(
         spec,
         attempt,
@@ -175,12 +181,12 @@ def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
 def export(spec: Export, attempt: AttemptFolder) -> Exported:
     """Writes the folder in the teacher's dtype, reads it back, holds it against its own claim, and measures it."""
     device, _ = _compute(spec.resources)
-    teacher = inspect_model_folder(Path(spec.teacher))
+    teacher = _same_teacher(spec)
     stored: torch.dtype = getattr(torch, teacher.dtype)
     tensors = {name: tensor.to(stored) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
     config = teacher.family.config(teacher.config, spec.architecture)
-    write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, **_made_with(teacher)})
+    write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, "versions": _versions()})
     try:
         written = inspect_model_folder(into)
     except TeacherError as error:  # Of our own making, not the user's.
@@ -195,14 +201,13 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     return Exported(folder=str(into), parameters=found, loss=loss)
 
 
-def _made_with(teacher: ModelFolder) -> dict[str, JsonValue]:
-    """The exact teacher, and the versions of what computes."""
-    digests: dict[str, JsonValue] = {}
-    for file in sorted(set(teacher.files.values())):
-        with file.open("rb") as opened:
-            digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    packages = ("topiary-nas", "torch", "transformers", "tokenizers", "safetensors")
-    return {"teacher_sha256": digests, "versions": {name: importlib.metadata.version(name) for name in packages}}
+def _same_teacher(spec: Trial | Promotion | Export) -> ModelFolder:
+    """The teacher, if its weights are still those that the search began with."""
+    folder = inspect_model_folder(Path(spec.teacher))
+    if weights_digest(folder) != spec.teacher_sha256:
+        problem = "has other weights than when the search began"
+        raise TeacherError("teacher", spec.teacher, problem, "the weights it was calibrated with, or a new search")
+    return folder
 
 
 def _distil(
@@ -283,3 +288,9 @@ def _validation(data: DataFiles, device: torch.device) -> Batch:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _versions() -> dict[str, JsonValue]:
+    """Of what computed the weights."""
+    packages = ("topiary-nas", "torch", "transformers", "tokenizers", "safetensors")
+    return {name: importlib.metadata.version(name) for name in packages}

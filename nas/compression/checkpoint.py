@@ -1,5 +1,6 @@
 """Hugging Face folders: tensors read one by one, models built from tensors, folders written whole or not at all."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -28,6 +29,15 @@ def read_tensor(folder: ModelFolder, name: str) -> torch.Tensor:
     with safe_open(folder.files[name], framework="pt") as file:
         tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+
+def weights_digest(folder: ModelFolder) -> str:
+    """What identifies the folder's weights: one SHA-256 over the names and contents of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(set(folder.files.values())):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:

@@ -60,7 +60,7 @@ def succeed(assignment: Assignment) -> Update:
             files = DataFiles(train_file="t", validation_file="v", sequence_length=32, validation_sequences=16)
             result: JobResult = DataPrepared(data=files, training_tokens=9999, validation_tokens=999)
         case Calibrate():
-            result = Calibrated(scores_file="s", samples=8, loss=1.0, dtype="bfloat16")
+            result = Calibrated(scores_file="s", samples=8, loss=1.0, dtype="bfloat16", teacher_sha256="abc")
         case Trial() | Promotion() as spec:
             kind = spec.kind
             tokens = 1280

@@ -73,6 +73,7 @@ def test_jobs_are_handed_what_earlier_jobs_left(database: Database) -> None:
     assert {spec.architecture for spec in trials} == {row.architecture for row in seen.leaderboard}
     for spec in trials:
         assert (spec.scores_file, spec.until_tokens, spec.seed) == ("s", 1280, 0)
+        assert spec.teacher_sha256 == "abc"
         assert spec.resources.dtype == "bfloat16", "what the calibration found, for all alike"
     promotion = next(spec for spec in specs if isinstance(spec, Promotion))
     (winner,) = [

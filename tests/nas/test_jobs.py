@@ -39,6 +39,7 @@ TRAINING = TrainingSpec(tokens=1280, peak_learning_rate=1e-3)
 RESOURCES = ResourcesSpec(cpus=2, dtype="float32")
 TRIAL = Trial(
     teacher="t",
+    teacher_sha256="d",
     scores_file="s",
     architecture=small_llama(),
     data=FILES,
@@ -53,6 +54,7 @@ SPECS: list[JobSpec] = [
     TRIAL,
     Promotion(
         teacher="t",
+        teacher_sha256="d",
         weights="w",
         architecture=small_llama(),
         data=FILES,
@@ -63,6 +65,7 @@ SPECS: list[JobSpec] = [
     ),
     Export(
         teacher="t",
+        teacher_sha256="d",
         weights="w",
         architecture=small_llama(),
         data=FILES,
@@ -73,7 +76,7 @@ SPECS: list[JobSpec] = [
 ]
 RESULTS: list[JobResult] = [
     DataPrepared(data=FILES, training_tokens=1280, validation_tokens=128),
-    Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32"),
+    Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32", teacher_sha256="d"),
     Trained(kind="trial", weights="w", tokens=640, dtype="float32"),
     Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
     Exported(folder="f", parameters=5, loss=2.25),
