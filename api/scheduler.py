@@ -12,7 +12,7 @@ from api.store.database import Database
 from api.store.records import JobRecord
 from api.store.repository import Repository
 from nas.errors import TopiaryError
-from nas.jobs import Assignment, Export, Failure, JobState, PrepareData, Update, WorkerPool, attempt_folder
+from nas.jobs import Assignment, Failure, JobState, PrepareData, Update, WorkerPool, attempt_folder
 
 
 def utc_now() -> datetime:
@@ -96,7 +96,7 @@ class Scheduler:
 
 
 def _cpus(job: JobRecord) -> int:
-    return 1 if isinstance(job.spec, PrepareData | Export) else job.spec.resources.cpus
+    return 1 if isinstance(job.spec, PrepareData) else job.spec.resources.cpus
 
 
 def _record_apart(session: Session, update: Update, now: datetime) -> None:

@@ -93,8 +93,8 @@ class AttemptFolder:
     def _new_progress(self) -> JobProgress | None:
         try:
             progress = JobProgress.model_validate_json((self.path / "progress.json").read_text())
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, ValueError):
+            return None  # None yet, or one that a power cut left empty: the next one will do.
         if progress == self._progress_read:
             return None
         self._progress_read = progress

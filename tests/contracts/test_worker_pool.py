@@ -115,6 +115,14 @@ def test_news_are_told_once(tmp_path: Path, teacher_folder: Path, text_file: Pat
     assert news.progress == JobProgress(done=5, total=5, unit="tokens")
     assert reader.news() is None
 
+    (folder.path / "progress.json").write_text("")  # as a power cut may leave it
+    assert reader.news() is None
+    (folder.path / "result.json").write_text("{}")  # as no worker leaves it
+    news = reader.news()
+    assert news is not None
+    assert news.failure is not None
+    assert "cannot be read" in news.failure.reason
+
 
 def workers_in(folder: Path) -> list[int]:
     """Process ids of the attempts below `folder`."""
