@@ -49,7 +49,15 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def spec_file(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, text_file: Path) -> Path:
     path = tmp_path_factory.mktemp("spec") / "tiny.json"
-    path.write_text(tiny_spec(teacher_folder, text_file).model_dump_json())
+    training = {
+        "tokens": 7680,
+        "batch_size": 4,
+        "peak_learning_rate": 3e-3,
+        "warmup_steps": 5,
+        "measurements": 2,
+        "checkpoint_seconds": 0,
+    }
+    path.write_text(tiny_spec(teacher_folder, text_file, trial=training, promotion=training).model_dump_json())
     return path
 
 
@@ -63,11 +71,11 @@ def test_every_candidate_is_ranked_before_and_after_retraining(undisturbed: dict
     assert undisturbed["state"] == "finished"
     assert [row["rank"] for row in rows] == [1, 2, 3, 4]
     assert sorted(row["rank_after_pruning"] for row in rows) == [1, 2, 3, 4]
-    assert all(row["tokens"] == 1280 for row in rows)
+    assert all(row["tokens"] == 7680 for row in rows)
     assert all(row["loss"] < row["loss_after_pruning"] for row in rows)
     (promotion,) = undisturbed["promotions"]
     assert promotion["candidate_id"] == rows[0]["candidate_id"]
-    assert [point["tokens"] for point in promotion["curve"]] == [0, 640, 1280]
+    assert [point["tokens"] for point in promotion["curve"]] == [0, 3840, 7680]
     assert promotion["curve"][0]["loss"] == rows[0]["loss"], "a promotion goes on from the trial's final weights"
 
 
@@ -81,7 +89,7 @@ def test_export_loads_without_topiary_and_has_the_promised_size(undisturbed: dic
     assert loaded.stdout.split() == [str(promised), "torch.bfloat16"]
     provenance = json.loads((Path(promotion["folder"]) / "provenance.json").read_text())
     assert provenance["parameters"] == promised
-    assert [point["tokens"] for point in provenance["trial_curve"]] == [0, 640, 1280]
+    assert [point["tokens"] for point in provenance["trial_curve"]] == [0, 3840, 7680]
 
 
 def test_killed_again_and_again_it_ends_with_the_same_leaderboard(
@@ -89,7 +97,11 @@ def test_killed_again_and_again_it_ends_with_the_same_leaderboard(
 ) -> None:
     """Killed once while it prepares, once as soon as a trial, and once as soon as the promotion, has a checkpoint."""
     run = tmp_path / "run"
-    for sign in ("jobs/000001/attempt-1/log.txt", "jobs/00000[3-6]/*/checkpoints/step-*3", PROMOTION + "/step-*3"):
+    for sign in (
+        "jobs/000001/attempt-1/log.txt",
+        "jobs/00000[3-6]/*/checkpoints/step-?????????",
+        PROMOTION + "/step-?????????",
+    ):
         process = start(spec_file, run)
         deadline = time.monotonic() + 120
         while not list(run.glob(sign)) and time.monotonic() < deadline:
