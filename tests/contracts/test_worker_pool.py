@@ -50,6 +50,16 @@ def test_a_job_ends_with_its_result(pool: WorkerPool, tmp_path: Path, teacher_fo
     assert pool.poll() == []
 
 
+def test_packages_of_the_users_folder_are_not_imported(
+    pool: WorkerPool, tmp_path: Path, teacher_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    monkeypatch.chdir(tmp_path)
+    pool.submit(assignment(tmp_path, teacher_folder, text_file))
+    assert wait_for_outcome(pool).result is not None
+
+
 def test_a_user_error_is_told_apart(pool: WorkerPool, tmp_path: Path, teacher_folder: Path, text_file: Path) -> None:
     pool.submit(assignment(tmp_path, teacher_folder, text_file, sequences=10**6))
     update = wait_for_outcome(pool)
