@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
-from api.store.repository import Repository
+from api.store.store import Store
 from nas.jobs import (
     Calibrate,
     Calibrated,
     DataPrepared,
     Export,
     Exported,
-    JobState,
     PrepareData,
     Promotion,
     Trained,
@@ -22,6 +21,7 @@ from nas.jobs import (
 )
 from nas.ranking import Contender, Standing, leaderboard
 from nas.spec import ResourcesSpec
+from nas.states import JobState, SearchState, TrialState
 from nas.strategy import Advance, TrialHistory, exhaustive
 
 
@@ -33,29 +33,29 @@ class _Groundwork:
     calibrated: Calibrated
 
 
-def advance(repository: Repository, search: SearchRecord, now: datetime) -> None:
+def advance(store: Store, search: SearchRecord, now: datetime) -> None:
     """Brings one running search as far as it can go without another result."""
-    jobs = repository.jobs(search.id)
+    jobs = store.jobs.of_search(search.id)
     if broken := next((job for job in jobs if job.state is JobState.FAILED and job.spec.kind != "trial"), None):
-        repository.set_search_state(search.id, "failed", broken.reason, now)
+        store.searches.end(search.id, SearchState.FAILED, broken.reason, now)
         return
     data = next((job.result for job in jobs if isinstance(job.result, DataPrepared)), None)
     calibrated = next((job.result for job in jobs if isinstance(job.result, Calibrated)), None)
     if not jobs:
-        _add_prepare_data(repository, search)
+        _add_prepare_data(store, search, now)
     elif data is not None and not any(job.spec.kind == "calibrate" for job in jobs):
-        _add_calibrate(repository, search, data)
+        _add_calibrate(store, search, data, now)
     elif data is not None and calibrated is not None:
         groundwork = _Groundwork(data, calibrated)
-        _follow_strategy(repository, search, groundwork, now)
-        jobs = repository.jobs(search.id)
+        _follow_strategy(store, search, groundwork, now)
+        jobs = store.jobs.of_search(search.id)
         if all(job.state.is_final for job in jobs if job.spec.kind == "trial"):
-            _promote(repository, search, groundwork, jobs, now)
+            _promote(store, search, groundwork, jobs, now)
 
 
-def standings(repository: Repository, search: SearchRecord, jobs: list[JobRecord]) -> list[Standing]:
+def standings(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> list[Standing]:
     """The leaderboard of a search as it stands."""
-    curves = repository.curves(search.id).of_trial
+    curves = store.curves.of_search(search.id).of_trial
     newest = {job.trial_id: job for job in jobs if job.spec.kind == "trial"}
     return leaderboard(
         [
@@ -65,26 +65,30 @@ def standings(repository: Repository, search: SearchRecord, jobs: list[JobRecord
                 parameters=candidate.parameters,
                 non_embedding_parameters=candidate.non_embedding_parameters,
                 curve=curves.get(candidate.trial_id, ()),
-                state=newest[candidate.trial_id].state if candidate.trial_id in newest else "waiting",
+                state=_trial_state(newest.get(candidate.trial_id)),
                 reason=newest[candidate.trial_id].reason if candidate.trial_id in newest else None,
             )
-            for candidate in repository.candidates(search.id)
+            for candidate in store.searches.candidates(search.id)
         ]
     )
 
 
-def _add_prepare_data(repository: Repository, search: SearchRecord) -> None:
+def _trial_state(newest: JobRecord | None) -> TrialState:
+    return TrialState.WAITING if newest is None else TrialState(newest.state.value)
+
+
+def _add_prepare_data(store: Store, search: SearchRecord, now: datetime) -> None:
     spec = search.spec
     length = spec.data.sequence_length
     # A promotion goes on after the trial's tokens, so it sees new text for as long as there is any.
     tokens = spec.trial.actual_tokens(length) + (spec.promotion.actual_tokens(length) if spec.promotion.winners else 0)
     tokens = max(tokens, spec.calibration.samples * length)
-    repository.add_job(search.id, PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens))
+    store.jobs.add(search.id, PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens), now)
 
 
-def _add_calibrate(repository: Repository, search: SearchRecord, data: DataPrepared) -> None:
+def _add_calibrate(store: Store, search: SearchRecord, data: DataPrepared, now: datetime) -> None:
     spec = search.spec
-    repository.add_job(
+    store.jobs.add(
         search.id,
         Calibrate(
             teacher=spec.teacher,
@@ -94,14 +98,15 @@ def _add_calibrate(repository: Repository, search: SearchRecord, data: DataPrepa
             seed=spec.seed,
             resources=spec.resources,
         ),
+        now,
     )
 
 
-def _follow_strategy(repository: Repository, search: SearchRecord, groundwork: _Groundwork, now: datetime) -> None:
+def _follow_strategy(store: Store, search: SearchRecord, groundwork: _Groundwork, now: datetime) -> None:
     spec = search.spec
-    candidates = {candidate.trial_id: candidate for candidate in repository.candidates(search.id)}
-    for decision in exhaustive(_history(repository, search, list(candidates)), _full_tokens(search)):
-        repository.add_decision(decision, now)
+    candidates = {candidate.trial_id: candidate for candidate in store.searches.candidates(search.id)}
+    for decision in exhaustive(_history(store, search, list(candidates)), _full_tokens(search)):
+        store.decisions.add(search.id, decision, now)
         if isinstance(decision, Advance):
             trial = Trial(
                 teacher=spec.teacher,
@@ -111,10 +116,10 @@ def _follow_strategy(repository: Repository, search: SearchRecord, groundwork: _
                 data=groundwork.data.data,
                 training=spec.trial,
                 until_tokens=decision.until_tokens,
-                seed=spec.seed,
+                seed=candidates[decision.trial_id].seed,
                 resources=_resolved(spec.resources, groundwork),
             )
-            repository.add_job(search.id, trial, trial_id=decision.trial_id)
+            store.jobs.add(search.id, trial, now, trial_id=decision.trial_id)
 
 
 def _resolved(resources: ResourcesSpec, groundwork: _Groundwork) -> ResourcesSpec:
@@ -122,10 +127,10 @@ def _resolved(resources: ResourcesSpec, groundwork: _Groundwork) -> ResourcesSpe
     return ResourcesSpec.model_validate({**resources.model_dump(), "dtype": groundwork.calibrated.dtype})
 
 
-def _history(repository: Repository, search: SearchRecord, trial_ids: list[int]) -> list[TrialHistory]:
-    told = repository.told_tokens(trial_ids)
-    curves = repository.curves(search.id).of_trial
-    failed = {job.trial_id for job in repository.jobs(search.id) if job.state is JobState.FAILED}
+def _history(store: Store, search: SearchRecord, trial_ids: list[int]) -> list[TrialHistory]:
+    told = store.decisions.told_tokens(trial_ids)
+    curves = store.curves.of_search(search.id).of_trial
+    failed = {job.trial_id for job in store.jobs.of_search(search.id) if job.state is JobState.FAILED}
     return [
         TrialHistory(
             trial_id=trial_id,
@@ -146,43 +151,42 @@ def _full_tokens(search: SearchRecord) -> int:
     return search.spec.trial.actual_tokens(search.spec.data.sequence_length)
 
 
-def _promote(
-    repository: Repository, search: SearchRecord, groundwork: _Groundwork, jobs: list[JobRecord], now: datetime
-) -> None:
+def _promote(store: Store, search: SearchRecord, groundwork: _Groundwork, jobs: list[JobRecord], now: datetime) -> None:
     """Promotes the winners of the finished trials, exports what promotions end in, and closes the search.
 
     Winners are decided once: a trial that is tried again later is ranked, but promotes nothing.
     """
-    promotions = repository.promotions(search.id)
+    promotions = store.promotions.of_search(search.id)
     if not promotions:
-        ranked = [row for row in standings(repository, search, jobs) if row.rank is not None]
+        ranked = [row for row in standings(store, search, jobs) if row.rank is not None]
         if not ranked:
             failed = next(job for job in jobs if job.state is JobState.FAILED)
             reason = f"every trial failed, the first with: {failed.reason}"
-            repository.set_search_state(search.id, "failed", reason, now)
+            store.searches.end(search.id, SearchState.FAILED, reason, now)
             return
-        candidates = {candidate.id: candidate for candidate in repository.candidates(search.id)}
+        candidates = {candidate.id: candidate for candidate in store.searches.candidates(search.id)}
         for row in ranked[: search.spec.promotion.winners]:
-            _add_promotion(repository, search, groundwork, jobs, candidates[row.candidate_id])
-        promotions = repository.promotions(search.id)
+            _add_promotion(store, search, groundwork, jobs, candidates[row.candidate_id], now)
+        promotions = store.promotions.of_search(search.id)
     for promotion in promotions:
         own = [job for job in jobs if job.promotion_id == promotion.id]
         trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
         exported = next((job.result for job in own if isinstance(job.result, Exported)), None)
         if trained is not None and not any(job.spec.kind == "export" for job in own):
-            _add_export(repository, search, groundwork, promotion, trained)
-        if exported is not None and promotion.id not in repository.models([promotion.id]):
-            repository.add_model(promotion.id, exported, now)
-    if len(repository.models([promotion.id for promotion in promotions])) == len(promotions):
-        repository.set_search_state(search.id, "finished", None, now)
+            _add_export(store, search, groundwork, promotion, trained, now)
+        if exported is not None and promotion.id not in store.promotions.models([promotion.id]):
+            store.promotions.add_model(search.id, promotion, exported, now)
+    if len(store.promotions.models([promotion.id for promotion in promotions])) == len(promotions):
+        store.searches.end(search.id, SearchState.FINISHED, None, now)
 
 
 def _add_promotion(
-    repository: Repository,
+    store: Store,
     search: SearchRecord,
     groundwork: _Groundwork,
     jobs: list[JobRecord],
     winner: CandidateRecord,
+    now: datetime,
 ) -> None:
     spec = search.spec
     trained = [job.result for job in jobs if job.trial_id == winner.trial_id and isinstance(job.result, Trained)][-1]
@@ -197,18 +201,19 @@ def _add_promotion(
         seed=spec.seed,
         resources=_resolved(spec.resources, groundwork),
     )
-    repository.add_job(search.id, promotion, promotion_id=repository.add_promotion(winner.trial_id))
+    store.jobs.add(search.id, promotion, now, promotion_id=store.promotions.add(search.id, winner.trial_id, now))
 
 
 def _add_export(
-    repository: Repository,
+    store: Store,
     search: SearchRecord,
     groundwork: _Groundwork,
     promotion: PromotionRecord,
     trained: Trained,
+    now: datetime,
 ) -> None:
-    candidate = next(c for c in repository.candidates(search.id) if c.trial_id == promotion.trial_id)
-    curves = repository.curves(search.id)
+    candidate = next(c for c in store.searches.candidates(search.id) if c.trial_id == promotion.trial_id)
+    curves = store.curves.of_search(search.id)
     export = Export(
         teacher=search.spec.teacher,
         teacher_sha256=groundwork.calibrated.teacher_sha256,
@@ -229,4 +234,4 @@ def _add_export(
             "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion.id]],
         },
     )
-    repository.add_job(search.id, export, promotion_id=promotion.id)
+    store.jobs.add(search.id, export, now, promotion_id=promotion.id)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from api.scheduler import Scheduler, utc_now
+from api.scheduler import LEASE, Scheduler, utc_now
 from api.services.submission import submit
 from api.services.viewing import view
 from api.store.database import Database
-from api.store.repository import Repository
+from api.store.store import Store
 from nas.errors import FolderError
 from nas.spec import SearchSpec
 from nas.views import SearchView
@@ -30,17 +30,20 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
     into = into.resolve()  # Addresses of artifacts are stored, and must hold from wherever the run goes on.
     with _exclusive(into), _database(into) as database:
         with database.transaction() as session:
-            others = [search.name for search in Repository(session).searches() if search.name != spec.name]
+            store = Store(session)
+            others = [search.name for search in store.searches.newest_first() if search.name != spec.name]
             if others:
                 raise FolderError("--into", str(into), f"holds the search {others[0]}", _ONE_SEARCH)
-            search_id = submit(session, spec, utc_now())
+            # The folder's lock is ours, so whoever had the lease is dead.
+            store.leases.vacate(LEASE, now=utc_now())
+        submit(database, spec, utc_now())
         pool = LocalPool()
         try:
             scheduler = Scheduler(database, pool, into)
             while True:
                 running = scheduler.step()
-                with database.transaction() as session:
-                    seen = view(session, search_id)
+                with database.reading() as session:
+                    seen = view(session, spec.name)
                 show(seen)
                 if not running:
                     return seen

@@ -1,29 +1,57 @@
 """Scheduler.step(): one turn of everything, as a function of the store, the pool and the clock."""
 
+import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.exc import DataError, IntegrityError
-from sqlalchemy.orm import Session
 
 from api.lifecycle import advance
 from api.store.database import Database
-from api.store.records import JobRecord
-from api.store.repository import Repository
+from api.store.records import JobRecord, LiveAttempt
+from api.store.store import Store
 from nas.errors import TopiaryError
-from nas.jobs import Assignment, Failure, JobState, PrepareData, Update, WorkerPool, attempt_folder
+from nas.jobs import Assignment, Failure, PrepareData, Resources, Update, WorkerPool, attempt_folder
+from nas.states import Intent, JobState, SearchState
+
+LEASE = "scheduler"
+LEASE_SECONDS = 10
+"""How long the others wait for a scheduler that is silent; each step extends it."""
+
+FIRST_SIGN_SECONDS = 600
+"""How long a new attempt may take to show life: its node may have to be started first."""
+
+SILENCE_SECONDS = 120
+"""How long an attempt that has shown life may be silent before it is given up as lost."""
+
+_CLAIMED_AT_ONCE = 256
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass
+class _Turn:
+    """What a step decided, to be done once it is committed."""
+
+    term: int
+    adopt: list[Assignment] = field(default_factory=list)
+    live: list[tuple[int, int]] = field(default_factory=list)
+    cancel: list[tuple[int, int]] = field(default_factory=list)
+    submit: list[Assignment] = field(default_factory=list)
+    newest: dict[str, int] = field(default_factory=dict)
+    running: bool = False
+
+
 class Scheduler:
     """Collects what workers did, records it, decides what comes next, and hands out work.
 
-    It may die between any two statements: the database says what was handed out, the attempts' folders say what
-    became of it, and the next scheduler's first step brings the two together.
+    Any number may run on one store: a lease lets one act, and its row is locked while a step changes anything. A
+    scheduler may die between any two statements: the database says what was handed out, the attempts' folders say
+    what became of it, and the next holder's first step brings the two together.
     """
 
     def __init__(
@@ -33,100 +61,180 @@ class Scheduler:
         self._pool = pool
         self._run_folder = run_folder
         self._clock = clock
+        self._name = secrets.token_hex(8)
+        self._term: int | None = None
+        """The term of the lease in which the pool's attempts were handed out or adopted."""
         self._unrecorded: list[Update] = []
         self._handed_out: set[tuple[int, int]] = set()
+        self._advanced: dict[str, int] = {}
+        """The event up to which each search was advanced."""
 
     def step(self) -> bool:
-        """One turn, in one transaction; returns whether any search is still running."""
-        self._unrecorded += self._pool.poll()
+        """One turn, in one transaction; returns whether any search is still running.
+
+        Without the lease it only looks.
+        """
+        if self._term is not None:
+            self._unrecorded += self._pool.poll()
         now = self._clock()
         with self._database.transaction() as session:
-            repository = Repository(session)
-            for update in self._unrecorded:
-                _record_apart(session, update, now)
-            self._adopt(repository)
-            for search in repository.running_searches():
-                advance(repository, search, now)
-            assignments = self._claim(repository, now)
-            running = bool(repository.running_searches())
+            store = Store(session)
+            until = now + timedelta(seconds=LEASE_SECONDS)
+            term = store.leases.take(LEASE, self._name, now=now, until=until)
+            if term != self._term:
+                self._let_go()
+            turn = None if term is None else self._decide(store, term, now)
+            running = bool(store.searches.num_running())
+        if turn is None:
+            return running
         # Only a committed step has handed anything out, and only then are the updates safe to forget.
         self._unrecorded = []
-        for assignment in assignments:
-            self._submit(assignment)
+        self._do(turn, until)
         return running
 
-    def _submit(self, assignment: Assignment) -> None:
+    def stop(self) -> None:
+        """Lets go of all work and lets another scheduler act at once."""
+        self._let_go()
+        with self._database.transaction() as session:
+            Store(session).leases.give_up(LEASE, self._name, now=self._clock())
+
+    def _let_go(self) -> None:
+        """Another scheduler may have acted in between, so nothing that this one remembers of attempts counts."""
+        if self._term is not None:
+            self._pool.release()
+        self._term = None
+        self._unrecorded = []
+        self._handed_out = set()
+        self._advanced = {}
+
+    # --- within the transaction ---
+
+    def _decide(self, store: Store, term: int, now: datetime) -> _Turn:
+        turn = _Turn(term)
+        for update in self._unrecorded:
+            _record_apart(store, update, now)
+        for live in store.jobs.live():
+            self._look_after(store, live, turn, now)
+        for search in store.searches.running():
+            if search.intent is Intent.CANCEL:
+                turn.cancel += store.jobs.cancel_all(search.id, now)
+                store.searches.end(search.id, SearchState.CANCELLED, None, now)
+        self._advance(store, turn, now)
+        turn.submit = self._claim(store, now)
+        return turn
+
+    def _look_after(self, store: Store, live: LiveAttempt, turn: _Turn, now: datetime) -> None:
+        """Adopts a live attempt that another scheduler handed out; gives up one that has been silent too long."""
+        key = (live.job_id, live.number)
+        if key not in self._handed_out:
+            turn.adopt.append(self._assignment(store, store.jobs.get(live.job_id)))
+            store.jobs.hear(*key, None, now + timedelta(seconds=FIRST_SIGN_SECONDS))
+        elif live.lease_until < now:
+            silent = Failure(reason=f"its worker gave no sign of life until {live.lease_until:%H:%M:%S} UTC", lost=True)
+            store.jobs.give_back(*key, silent, now, to=JobState.QUEUED)
+            turn.cancel.append(key)
+            return
+        turn.live.append(key)
+
+    def _advance(self, store: Store, turn: _Turn, now: datetime) -> None:
+        """Advances every search to which something has happened since it was last advanced."""
+        searches = store.searches.running()
+        turn.newest = store.events.newest_of([search.name for search in searches])
+        happened = store.events.pending_searches()
+        for search in searches:
+            if search.name in happened or turn.newest.get(search.name) != self._advanced.get(search.name, -1):
+                advance(store, search, now)
+
+    def _claim(self, store: Store, now: datetime) -> list[Assignment]:
+        """Starts attempts at queued jobs, oldest first, for as long as the pool has room."""
+        claimed: list[Assignment] = []
+        if not self._pool.has_room(Resources(cpus=1, gpus=0), []):
+            return claimed
+        running = [search.id for search in store.searches.running()]
+        for job in store.jobs.queued(running, limit=_CLAIMED_AT_ONCE):
+            if not self._pool.has_room(_resources(job), [assignment.resources for assignment in claimed]):
+                continue
+            folder = attempt_folder(self._run_folder, job.id, job.attempt + 1)
+            started = store.jobs.start_attempt(job, str(folder), now, now + timedelta(seconds=FIRST_SIGN_SECONDS))
+            if started is not None:
+                claimed.append(self._assignment(store, started))
+        return claimed
+
+    def _assignment(self, store: Store, job: JobRecord) -> Assignment:
+        return Assignment(
+            job_id=job.id,
+            attempt=job.attempt,
+            spec=job.spec,
+            resources=_resources(job),
+            folder=str(attempt_folder(self._run_folder, job.id, job.attempt)),
+            earlier_folders=tuple(store.jobs.earlier_folders(job)),
+        )
+
+    # --- once it is committed ---
+
+    def _do(self, turn: _Turn, until: datetime) -> None:
+        newly_held = self._term != turn.term
+        self._term = turn.term
+        self._advanced = turn.newest
+        for assignment in turn.adopt:
+            self._pool.adopt(assignment)
+            self._handed_out.add((assignment.job_id, assignment.attempt))
+        for job_id, attempt in turn.cancel:
+            self._pool.cancel(job_id, attempt)
+        if newly_held:
+            # Attempts that an earlier scheduler could not end: it died, or was cut off, before it got to it.
+            self._pool.keep_only(turn.live)
+        for assignment in turn.submit:
+            self._submit(assignment, until)
+
+    def _submit(self, assignment: Assignment, until: datetime) -> None:
         """Starts an attempt that the store holds as running; one that cannot be started is a failure to record."""
+        if self._clock() > until:
+            return  # The lease has run out meanwhile: whoever holds it now finds the attempt lost.
+        self._handed_out.add((assignment.job_id, assignment.attempt))
         try:
             self._pool.submit(assignment)
         except OSError as error:
             failure = Failure(reason=f"its worker could not be started: {error}")
             self._unrecorded.append(Update(job_id=assignment.job_id, attempt=assignment.attempt, failure=failure))
 
-    def _adopt(self, repository: Repository) -> None:
-        """Takes over attempts that run according to the store but were handed out by another scheduler."""
-        for job in repository.jobs_in(JobState.RUNNING):
-            if (job.id, job.attempt) not in self._handed_out:
-                self._handed_out.add((job.id, job.attempt))
-                self._pool.adopt(self._assignment(job))
 
-    def _claim(self, repository: Repository, now: datetime) -> list[Assignment]:
-        """Starts attempts at queued jobs, oldest first, for as long as the pool has room."""
-        assignments: list[Assignment] = []
-        running = {search.id for search in repository.running_searches()}
-        for job in repository.jobs_in(JobState.QUEUED):
-            claimed_cpus = sum(assignment.cpus for assignment in assignments)
-            if job.search_id not in running or not self._pool.has_room(_cpus(job), claimed_cpus):
-                continue
-            started = repository.start_attempt(job.id, now)
-            self._handed_out.add((started.id, started.attempt))
-            assignments.append(self._assignment(started))
-        return assignments
-
-    def _assignment(self, job: JobRecord) -> Assignment:
-        folders = [attempt_folder(self._run_folder, job.id, number) for number in range(1, job.attempt + 1)]
-        return Assignment(
-            job_id=job.id,
-            attempt=job.attempt,
-            spec=job.spec,
-            cpus=_cpus(job),
-            folder=str(folders[-1]),
-            earlier_folders=tuple(map(str, folders[:-1])),
-        )
+def _resources(job: JobRecord) -> Resources:
+    if isinstance(job.spec, PrepareData):
+        return Resources(cpus=1, gpus=0)
+    return Resources(cpus=job.spec.resources.cpus, gpus=job.spec.resources.gpus)
 
 
-def _cpus(job: JobRecord) -> int:
-    return 1 if isinstance(job.spec, PrepareData) else job.spec.resources.cpus
-
-
-def _record_apart(session: Session, update: Update, now: datetime) -> None:
+def _record_apart(store: Store, update: Update, now: datetime) -> None:
     """Records an update within a savepoint: one that the store refuses fails its own attempt, and no other."""
-    repository = Repository(session)
+    pending = store.events.num_pending()
     try:
-        with session.begin_nested():
-            _record(repository, update, now)
+        with store.session.begin_nested():
+            _record(store, update, now)
     except (IntegrityError, DataError, TopiaryError) as error:
+        store.events.forget_pending(pending)
         failure = Failure(reason=f"what it reported cannot be recorded: {error}")
-        _record(repository, Update(job_id=update.job_id, attempt=update.attempt, failure=failure), now)
+        _record(store, Update(job_id=update.job_id, attempt=update.attempt, failure=failure), now)
 
 
-def _record(repository: Repository, update: Update, now: datetime) -> None:
+def _record(store: Store, update: Update, now: datetime) -> None:
     """Records what is new of an attempt; nothing of one that is not its job's current, running attempt."""
-    job = repository.job(update.job_id)
-    if job.state is not JobState.RUNNING or job.attempt != update.attempt:
+    job_id, attempt = update.job_id, update.attempt
+    if not store.jobs.is_current(job_id, attempt):
         return
+    job = store.jobs.get(job_id)
     for measurement in update.measurements:
-        repository.record_measurement(job, measurement)
-    if update.progress is not None:
-        repository.set_progress(job.id, job.attempt, update.progress)
+        store.curves.record(job, measurement, now)
     if update.result is not None:
-        repository.succeed(job.id, update.result, now)
+        store.jobs.succeed(job_id, attempt, update.result, now)
     elif update.failure is not None:
-        _record_failure(repository, job, update.failure, now)
+        _record_failure(store, job, update.failure, now)
+    else:
+        store.jobs.hear(job_id, attempt, update.progress, now + timedelta(seconds=SILENCE_SECONDS))
 
 
-def _record_failure(repository: Repository, job: JobRecord, failure: Failure, now: datetime) -> None:
-    allowed = repository.search(job.search_id).spec.max_failures
+def _record_failure(store: Store, job: JobRecord, failure: Failure, now: datetime) -> None:
+    allowed = store.searches.get(job.search_id).spec.max_failures
     given_up = not failure.lost and (failure.user_error or job.failures + 1 >= allowed)
     state = JobState.FAILED if given_up else JobState.QUEUED
-    repository.give_back(job.id, failure, now, to=state)
+    store.jobs.give_back(job.id, job.attempt, failure, now, to=state)

@@ -1,17 +1,46 @@
 """Every environment variable that Topiary reads, typed, read once."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_PORT = 8460
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`runs_folder` (TOPIARY_RUNS): where searches keep their database and artifacts; `runs` by default."""
+    """What the service and the command need to know of their surroundings.
+
+    runs_folder   TOPIARY_RUNS         where searches keep their artifacts, and SQLite its database; `runs` by default
+    database_url  TOPIARY_DATABASE     an SQLAlchemy URL of SQLite or PostgreSQL; topiary.db in `runs_folder` by default
+    ray_address   TOPIARY_RAY_ADDRESS  a running Ray cluster; by default the scheduler starts a Ray of its own
+    server_url    TOPIARY_URL          where the client finds the service
+    """
 
     runs_folder: Path = Path("runs")
+    database_url: str = ""
+    ray_address: str | None = None
+    server_url: str = f"http://127.0.0.1:{DEFAULT_PORT}"
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        found = os.environ.get("TOPIARY_RUNS")
-        return cls(runs_folder=Path(found)) if found else cls()
+        given = {
+            "runs_folder": os.environ.get("TOPIARY_RUNS"),
+            "database_url": os.environ.get("TOPIARY_DATABASE"),
+            "ray_address": os.environ.get("TOPIARY_RAY_ADDRESS"),
+            "server_url": os.environ.get("TOPIARY_URL"),
+        }
+        return cls().replaced(**given)
+
+    def replaced(self, **given: "str | Path | None") -> "Settings":
+        """These settings with whatever is given, and not empty, in place of their own."""
+        changed = {name: value for name, value in given.items() if value}
+        if "runs_folder" in changed:
+            changed["runs_folder"] = Path(changed["runs_folder"])
+        return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
+
+    @property
+    def database(self) -> str:
+        """The database's URL; the run folder's own SQLite file where none is given."""
+        return self.database_url or f"sqlite:///{self.runs_folder.resolve() / 'topiary.db'}"

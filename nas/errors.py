@@ -7,8 +7,11 @@ TopiaryError
 │   ├── TeacherError       the teacher's folder
 │   ├── DataError          the text to train or validate on
 │   ├── ConflictError      something of this name is there already, and is not the same
-│   └── FolderError        a run folder or an output folder
+│   ├── NotFoundError      nothing of this name or number is there
+│   ├── FolderError        a run folder or an output folder
+│   └── SettingError       an option of the command or an environment variable
 ├── StoreError             the database cannot be read or written
+├── ServiceError           the service cannot be reached, or fails
 ├── CheckpointError        a file of ours is damaged or is not what it claims to be
 ├── TrainingDiverged       a loss or gradient is not finite
 └── IllegalMove            a state was asked to change in a way its table does not allow
@@ -61,12 +64,24 @@ class ConflictError(UserError):
     """Something of this name is there already, and is not the same."""
 
 
+class NotFoundError(UserError):
+    """Nothing of this name or number is there."""
+
+
 class FolderError(UserError):
     """A folder holds something else, or is in use."""
 
 
+class SettingError(UserError):
+    """An option of the command or an environment variable cannot be used."""
+
+
 class StoreError(TopiaryError):
     """The database cannot be read or written: a full disk, a lock that is not given back, a lost server."""
+
+
+class ServiceError(TopiaryError):
+    """The service cannot be reached, or fails."""
 
 
 class CheckpointError(TopiaryError):

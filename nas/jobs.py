@@ -1,10 +1,10 @@
-"""Jobs: the pieces of work that are dispatched, their states, and what any pool of workers must do.
+"""Jobs: the pieces of work that are dispatched, and what any pool of workers must do.
 
 Specs carry addresses, never connections or tensors. Every job reads artifacts of earlier jobs and writes only
 below the folder of its own attempt.
 """
 
-from enum import StrEnum
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -12,35 +12,7 @@ from pydantic import Field, JsonValue
 
 from nas.architecture import Architecture
 from nas.border import Border, Number
-from nas.errors import IllegalMove
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
-
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (JobState.SUCCEEDED, JobState.FAILED)
-
-
-LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING}),
-    # Back to queued: the attempt was lost with its worker, or failed and may be tried again.
-    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED}),
-    JobState.SUCCEEDED: frozenset(),
-    # A user may ask for a failed job to be tried again once the cause is mended.
-    JobState.FAILED: frozenset({JobState.QUEUED}),
-}
-
-
-def check_move(job_id: int, old: JobState, new: JobState) -> None:
-    """Raises IllegalMove unless a job may go from `old` to `new`."""
-    if new not in LEGAL_MOVES[old]:
-        raise IllegalMove(f"job {job_id} cannot go from {old} to {new}")
 
 
 class DataFiles(Border):
@@ -193,6 +165,13 @@ class JobProgress(Border):
 # --- who does it --------------------------------------------------------------------------------------------
 
 
+class Resources(Border):
+    """What an attempt occupies. `gpus` left open: one where the workers have any, else none."""
+
+    cpus: int
+    gpus: float | None = None
+
+
 class Assignment(Border):
     """One attempt at a job: it writes below `folder` only, and may go on from what `earlier_folders` hold."""
 
@@ -200,7 +179,7 @@ class Assignment(Border):
     attempt: int
     spec: JobSpec
     folder: str
-    cpus: int
+    resources: Resources
     earlier_folders: tuple[str, ...] = ()
 
 
@@ -217,7 +196,10 @@ class Failure(Border):
 
 
 class Update(Border):
-    """What is new of one attempt. `result` or `failure` ends it, and then comes with its last measurements."""
+    """What is new of one attempt; with nothing else in it, that the attempt is alive.
+
+    `result` or `failure` ends the attempt, and then comes with its last measurements.
+    """
 
     job_id: int
     attempt: int
@@ -230,24 +212,39 @@ class Update(Border):
 class WorkerPool(Protocol):
     """Runs assignments. It remembers nothing that the folders of the attempts do not hold."""
 
-    def has_room(self, cpus: int, claimed_cpus: int) -> bool:
-        """Whether an assignment of `cpus` cores can start now, besides others of `claimed_cpus` in all."""
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+        """Whether an assignment of `wanted` can start now, besides those of `claimed`, not submitted yet."""
         ...
 
     def submit(self, assignment: Assignment) -> None:
-        """Starts an attempt; returns at once."""
+        """Starts an attempt; returns at once. Raises OSError where it cannot be started."""
         ...
 
     def adopt(self, assignment: Assignment) -> None:
-        """Takes over an attempt that an earlier pool submitted: its result if there is one, else it is lost."""
+        """Takes over an attempt that an earlier pool submitted.
+
+        Where it still runs it is followed on; else its outcome is told, or that it is lost.
+        """
         ...
 
     def poll(self) -> list[Update]:
-        """What happened since the last call, oldest first; does not wait."""
+        """What happened since the last call, oldest first; does not wait. An attempt in no update gave no sign."""
+        ...
+
+    def cancel(self, job_id: int, attempt: int) -> None:
+        """Ends an attempt for good, if it runs; no update of it follows."""
+        ...
+
+    def keep_only(self, current: Collection[tuple[int, int]]) -> None:
+        """Ends every attempt, of whatever pool before this one, whose (job, attempt) is not among `current`."""
+        ...
+
+    def release(self) -> None:
+        """Lets go of all attempts, for another scheduler to adopt; those that nobody could adopt are ended."""
         ...
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Frees what the pool itself holds, after a release."""
         ...
 
 

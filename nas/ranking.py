@@ -6,6 +6,7 @@ from typing import Protocol
 
 from nas.architecture import Architecture
 from nas.border import Border
+from nas.states import TrialState
 
 
 class Point(Protocol):
@@ -28,7 +29,7 @@ class Contender:
     parameters: int
     non_embedding_parameters: int
     curve: Sequence[Point]
-    state: str
+    state: TrialState
     reason: str | None = None
 
 
@@ -49,7 +50,7 @@ class Standing(Border):
     loss: float | None
     loss_after_pruning: float | None
     kl_to_teacher: float | None
-    state: str
+    state: TrialState
     reason: str | None
 
 
@@ -58,8 +59,8 @@ def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
 
     Those not measured yet come last, without a rank.
     """
-    measured = [contender for contender in contenders if contender.curve and contender.state != "failed"]
-    others = [contender for contender in contenders if not contender.curve or contender.state == "failed"]
+    measured = [contender for contender in contenders if contender.curve and contender.state is not TrialState.FAILED]
+    others = [contender for contender in contenders if not contender.curve or contender.state is TrialState.FAILED]
     measured.sort(key=lambda c: (-c.curve[-1].tokens, c.curve[-1].loss, c.candidate_id))
     pruned = [c for c in contenders if c.curve and c.curve[0].tokens == 0]
     pruned.sort(key=lambda c: (c.curve[0].loss, c.candidate_id))

@@ -1,9 +1,11 @@
 """SearchSpace x Budget -> candidates: every shape that fits, in a stable order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import ceil, floor, prod
+from random import Random
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -89,6 +91,17 @@ def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architectu
     if not candidates:
         raise _nothing_fits(legal, budget)
     return Enumeration(candidates, len(everything) - len(legal), len(legal) - len(candidates))
+
+
+def draw(candidates: Sequence[Architecture], sample_size: int | None, seed: int) -> list[Architecture]:
+    """The candidates that a search tries: all, or `sample_size` of them at random, in the order they were in.
+
+    The same seed draws the same; every candidate is as likely as any other.
+    """
+    if sample_size is None or sample_size >= len(candidates):
+        return list(candidates)
+    chosen = Random(seed).sample(range(len(candidates)), sample_size)
+    return [candidates[index] for index in sorted(chosen)]
 
 
 def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[int]:

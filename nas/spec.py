@@ -8,6 +8,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from nas.border import Border, Count, Number
 from nas.space import Budget, SearchSpace
 
+MOST_CANDIDATES = 256
+"""More than that are retrained only if the spec says how many."""
+
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
 
@@ -104,6 +107,11 @@ class ResourcesSpec(Border):
     """What one job gets. Results are the same bits again only with the same number of CPUs and the same dtype."""
 
     cpus: Count = Field(default=1, gt=0, description="CPU cores, and torch threads, of one job, at least 1")
+    gpus: Number | None = Field(
+        default=None,
+        ge=0,
+        description="GPUs of one job, or a share such as 0.5, at least 0; left out, 1 where the Ray workers have any",
+    )
     dtype: ComputeDtype = Field(
         default="auto", description="auto (bfloat16 where the device has it natively), float32 or bfloat16"
     )
@@ -121,6 +129,12 @@ class SearchSpec(Border):
     space: SearchSpace = Field(
         default_factory=SearchSpace,
         description="sizes to try along each axis; an axis left out keeps the teacher's size",
+    )
+    sample_size: Count | None = Field(
+        default=None,
+        gt=0,
+        description="how many of the shapes that fit the budget become candidates, at least 1; required for more than "
+        f"{MOST_CANDIDATES} shapes",
     )
     data: DataSpec = Field(description="train, and optionally validation and how to read them")
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")

@@ -1,15 +1,17 @@
-"""What a user sees of a search: the same objects on the command line, in JSON, and later over REST."""
+"""What a user sees of searches: the same objects on the command line, over REST, and in the Python client."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
+
+from pydantic import Field, JsonValue
 
 from nas.architecture import Architecture
 from nas.border import Border
 from nas.cost import Cost
 from nas.jobs import JobProgress
 from nas.ranking import Standing
-
-SearchState = Literal["running", "finished", "failed"]
+from nas.states import JobState, PromotionState, SearchState
 
 
 class CurvePoint(Border):
@@ -20,14 +22,7 @@ class CurvePoint(Border):
     kl_to_teacher: float
 
 
-class EnumerationView(Border):
-    """What a spec's space and budget leave of a teacher; starts nothing."""
-
-    teacher: Architecture
-    teacher_cost: Cost
-    candidates: "tuple[CandidateView, ...]"
-    num_illegal: int
-    num_outside_budget: int
+# --- before anything is spent -------------------------------------------------------------------------------
 
 
 class CandidateView(Border):
@@ -38,13 +33,32 @@ class CandidateView(Border):
     share_of_teacher: float
 
 
+class EnumerationView(Border):
+    """What a spec's space and budget leave of a teacher; starts nothing.
+
+    `candidates` are what a search would retrain: all `num_fitting` shapes that fit the budget, or the spec's sample
+    of them.
+    """
+
+    teacher: Architecture
+    teacher_dtype: str
+    teacher_cost: Cost
+    candidates: tuple[CandidateView, ...]
+    num_fitting: int
+    num_illegal: int
+    num_outside_budget: int
+
+
+# --- a search -----------------------------------------------------------------------------------------------
+
+
 class JobView(Border):
-    """A job that is not done: queued, running or failed."""
+    """A job that is not done: queued, running, failed or cancelled. `reason` says what became of an earlier attempt."""
 
     job_id: int
     kind: str
     candidate_id: int | None
-    state: str
+    state: JobState
     attempt: int
     progress: JobProgress | None
     reason: str | None
@@ -56,24 +70,48 @@ class PromotionView(Border):
     `exported_loss` is that of the folder itself, its weights rounded to the dtype they are stored in.
     """
 
+    id: int
     candidate_id: int
     architecture: Architecture
     curve: tuple[CurvePoint, ...]
-    state: str
+    state: PromotionState
+    model_id: int | None
     folder: str | None
     parameters: int | None
     exported_loss: float | None
 
 
-class SearchView(Border):
-    """A search as it stands. `tokens_done` counts all retraining, of `tokens_total`, promotions included.
+class SearchSummary(Border):
+    """A search in a list. `cancelling`: its user has cancelled it, and what runs is being ended.
 
-    `user_error` says that it failed for something in its spec, teacher or text.
+    `tokens_done` counts all retraining, of `tokens_total`, promotions included. `best` is the first of its leaderboard.
     """
 
     id: int
     name: str
     state: SearchState
+    cancelling: bool
+    created_at: datetime
+    finished_at: datetime | None
+    teacher: Architecture
+    num_candidates: int
+    num_retrained: int
+    tokens_done: int
+    tokens_total: int
+    best: Standing | None
+
+
+class SearchView(Border):
+    """A search as it stands; see SearchSummary for the fields they share.
+
+    `user_error` says that it failed for something in its spec, teacher or text. `tokens_per_second` sums the running
+    trials and promotions; `seconds_left` follows from it, where it can be told.
+    """
+
+    id: int
+    name: str
+    state: SearchState
+    cancelling: bool
     reason: str | None
     user_error: bool
     created_at: datetime
@@ -81,8 +119,142 @@ class SearchView(Border):
     teacher: Architecture
     teacher_parameters: int
     teacher_loss: float | None
+    num_fitting: int
     tokens_done: int
     tokens_total: int
+    tokens_per_second: float
+    seconds_left: float | None
     leaderboard: tuple[Standing, ...]
     promotions: tuple[PromotionView, ...]
     jobs: tuple[JobView, ...]
+
+
+class AttemptView(Border):
+    """One try at a job; `reason` says why it ended without a result, `folder` where it wrote."""
+
+    job_id: int
+    kind: str
+    number: int
+    state: Literal["running", "succeeded", "failed"]
+    started_at: datetime
+    ended_at: datetime | None
+    reason: str | None
+    folder: str
+
+
+class CandidateDetails(Border):
+    """All that is on record of one candidate: its row, its curves, and every attempt at its jobs.
+
+    `cost` is not known of searches that were begun before the teacher's dtype was kept.
+    """
+
+    search: str
+    standing: Standing
+    cost: Cost | None
+    share_of_teacher: float
+    curve: tuple[CurvePoint, ...]
+    promotion: PromotionView | None
+    attempts: tuple[AttemptView, ...]
+
+
+class Checkpoint(Border):
+    """Weights of a candidate as they are on disk.
+
+    A `model` is a whole Hugging Face folder, what promotion ended in; `trial` weights are one safetensors file in
+    float32, to be used with the config that comes with them. `loss` is measured on these weights.
+    """
+
+    kind: Literal["model", "trial"]
+    path: str
+    model_id: int | None
+    tokens: int
+    loss: float
+
+
+class BestView(Border):
+    """The best architecture so far, with a config.json that transformers loads, and its best weights if there are any.
+
+    `final`: the search is finished, so nothing can overtake it.
+    """
+
+    search: str
+    final: bool
+    standing: Standing
+    config: dict[str, JsonValue]
+    checkpoint: Checkpoint | None
+
+
+class ModelFile(Border):
+    name: str
+    size: int
+
+
+class ModelView(Border):
+    """What a promotion ended in: a Hugging Face folder, and its files."""
+
+    id: int
+    search: str
+    candidate_id: int
+    promotion_id: int
+    architecture: Architecture
+    parameters: int
+    loss: float
+    folder: str
+    created_at: datetime
+    files: tuple[ModelFile, ...]
+
+
+# --- what happened ------------------------------------------------------------------------------------------
+
+
+class EventKind(StrEnum):
+    SEARCH_CREATED = "search_created"
+    SEARCH_CANCELLING = "search_cancelling"
+    SEARCH_RESUMED = "search_resumed"
+    SEARCH_ENDED = "search_ended"
+    JOB_QUEUED = "job_queued"
+    JOB_STARTED = "job_started"
+    JOB_ENDED = "job_ended"
+    MEASURED = "measured"
+    DECIDED = "decided"
+    PROMOTED = "promoted"
+    EXPORTED = "exported"
+
+
+class EventView(Border):
+    """One thing that happened, once; ids grow in the order in which events became visible.
+
+    What `data` holds, by kind:
+    search_created: candidates, fitting; search_ended: state, reason; job_queued: job_kind, reason (of the attempt that
+    ended without a result, if one did); job_started: job_kind, attempt; job_ended: job_kind, attempt, state, reason;
+    measured: run (trial or promotion), tokens, loss, kl_to_teacher; decided: action, until_tokens, reason;
+    promoted: promotion_id; exported: model_id, loss.
+    """
+
+    id: int
+    at: datetime
+    kind: EventKind
+    search: str
+    candidate_id: int | None = None
+    job_id: int | None = None
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class HealthView(Border):
+    """Whether the service works: its version, and when its scheduler last took a turn (None: never)."""
+
+    version: str
+    scheduler_seen_at: datetime | None
+    scheduler_alive: bool
+
+
+class ErrorView(Border):
+    """An error as REST tells it; `message` is the sentence that the command line prints."""
+
+    kind: str
+    message: str
+    field: str | None = None
+    value: str | None = None
+    problem: str | None = None
+    accepted: str | None = None
+    also: tuple["ErrorView", ...] = ()

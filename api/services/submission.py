@@ -1,18 +1,31 @@
 """Submitting searches: what a spec would start, and starting it."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
 
-from api.store.repository import Repository
+from api.store.database import Database
+from api.store.records import SearchRecord
+from api.store.store import Store
 from nas.cost import cost
 from nas.errors import ConflictError, SpecError
 from nas.model_folder import inspect_model_folder
-from nas.space import enumerate_candidates
-from nas.spec import SearchSpec
+from nas.space import draw, enumerate_candidates
+from nas.spec import MOST_CANDIDATES, SearchSpec
+from nas.states import SearchState
 from nas.text import read_documents, text_files
 from nas.views import CandidateView, EnumerationView
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What came of submitting: the search, and whether it is new."""
+
+    search_id: int
+    name: str
+    created: bool
 
 
 def enumerate_spec(spec: SearchSpec) -> EnumerationView:
@@ -29,6 +42,7 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
     found = enumerate_candidates(spec.space, spec.budget, teacher.architecture)
     return EnumerationView(
         teacher=teacher.architecture,
+        teacher_dtype=teacher.dtype,
         teacher_cost=teacher_cost,
         candidates=tuple(
             CandidateView(
@@ -36,46 +50,74 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
                 cost=(own := cost(architecture, dtype=teacher.dtype, sequence_length=length)),
                 share_of_teacher=own.parameters / teacher_cost.parameters,
             )
-            for architecture in found.candidates
+            for architecture in draw(found.candidates, spec.sample_size, spec.seed)
         ),
+        num_fitting=len(found.candidates),
         num_illegal=found.num_illegal,
         num_outside_budget=found.num_outside_budget,
     )
 
 
-def submit(session: Session, spec: SearchSpec, now: datetime) -> int:
-    """Creates the search, or finds the one of this name; a failed one has its failed jobs queued again.
+def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
+    """Creates the search, or finds the one of this name; a failed or cancelled one is taken up again.
 
-    A search that failed before any candidate was retrained gives way to a mended spec of its name.
+    A search that ended before any candidate was retrained gives way to a mended spec of its name.
 
     Raises UserError for a bad spec, before anything is written, and ConflictError if a search of this name has
-    another spec.
+    another spec. Teacher and text are looked at outside of any transaction: that takes as long as they are large.
     """
-    repository = Repository(session)
-    existing = repository.search_named(spec.name)
-    if existing is not None and existing.spec != spec and repository.is_untouched(existing):
-        # It failed before any retraining: nothing is lost if the mended spec begins anew.
-        enumerate_spec(spec)
-        repository.discard(existing.id)
-        existing = None
+    with database.reading() as session:
+        existing = _settled(Store(session), spec)
+    if existing is not None and existing.state in (SearchState.RUNNING, SearchState.FINISHED):
+        return Submission(existing.id, existing.name, created=False)
+    found = _checked(spec)
+    try:
+        with database.transaction() as session:
+            return _begin(Store(session), spec, found, now)
+    except IntegrityError:
+        # Another request has created a search of this name in the meantime: only that key can be in the way.
+        with database.reading() as session:
+            created = _settled(Store(session), spec)
+        if created is None:
+            raise
+        return Submission(created.id, created.name, created=False)
+
+
+def _begin(store: Store, spec: SearchSpec, found: EnumerationView, now: datetime) -> Submission:
+    existing = _settled(store, spec)
     if existing is None:
-        found = enumerate_spec(spec)
-        _check_text(spec)
-        return repository.add_search(spec, found.teacher, found.candidates, now)
-    if existing.spec != spec:
-        changed = [name for name in SearchSpec.model_fields if getattr(existing.spec, name) != getattr(spec, name)]
-        problem = f"names a search that was begun with another {', '.join(changed)}"
-        raise ConflictError("name", spec.name, problem, "the spec it was begun with, or another name")
-    if existing.state == "failed":
-        _check_text(spec)
-        repository.retry_failed(existing.id)
-        repository.set_search_state(existing.id, "running", None, now)
-    return existing.id
+        if (giving_way := store.searches.find(spec.name)) is not None:
+            store.searches.discard(giving_way.id)
+        search = store.searches.add(spec, found, now)
+        return Submission(search.id, search.name, created=True)
+    if existing.state in (SearchState.FAILED, SearchState.CANCELLED):
+        # Once winners are promoted, a trial that is tried again could change nothing any more.
+        store.jobs.retry(existing.id, now, trials_too=not store.promotions.of_search(existing.id))
+        store.searches.resume(existing.id, now)
+    return Submission(existing.id, existing.name, created=False)
 
 
-def _check_text(spec: SearchSpec) -> None:
-    """Fails early on text that is not there or whose first document cannot be read."""
+def _settled(store: Store, spec: SearchSpec) -> SearchRecord | None:
+    """The search of this name and spec, if there is one. Raises ConflictError for one that cannot give way."""
+    existing = store.searches.find(spec.name)
+    if existing is None or existing.spec == spec:
+        return existing
+    ended = existing.state in (SearchState.FAILED, SearchState.CANCELLED)
+    if ended and all(job.trial_id is None for job in store.jobs.of_search(existing.id)):
+        return None
+    changed = [name for name in SearchSpec.model_fields if getattr(existing.spec, name) != getattr(spec, name)]
+    problem = f"names a search that was begun with another {', '.join(changed)}"
+    raise ConflictError("name", spec.name, problem, "the spec it was begun with, or another name")
+
+
+def _checked(spec: SearchSpec) -> EnumerationView:
+    """The candidates that a search would retrain. Raises UserError for too many of them, and for text not there."""
+    found = enumerate_spec(spec)
+    if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
+        problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
+        raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
     for field, path in (("data.train", spec.data.train), ("data.validation", spec.data.validation)):
         if path is not None:
             text_files(Path(path), field=field)
             next(read_documents(Path(path), spec.data.text_field, field=field), None)
+    return found

@@ -1,100 +1,201 @@
-"""Looking at searches: the store's rows as the views that users see."""
+"""Looking at searches: the store's rows as the views that users see. Every function raises NotFoundError."""
+
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from api.lifecycle import standings
-from api.store.records import JobRecord, SearchRecord
-from api.store.repository import Curves, Repository
+from api.scheduler import LEASE, LEASE_SECONDS
+from api.services.outcome import promotions
+from api.services.progress import seconds_left, tokens_done, tokens_per_second, tokens_total
+from api.store.records import AttemptRecord, JobRecord, SearchRecord
+from api.store.store import Store
+from nas.cost import cost
+from nas.errors import NotFoundError
 from nas.families import family_named
-from nas.jobs import Calibrated, JobState
-from nas.views import JobView, PromotionView, SearchView
+from nas.jobs import Calibrated
+from nas.ranking import Standing
+from nas.spec import SearchSpec
+from nas.states import Intent, JobState, SearchState, TrialState
+from nas.views import (
+    AttemptView,
+    CandidateDetails,
+    CurvePoint,
+    EventView,
+    HealthView,
+    JobView,
+    SearchSummary,
+    SearchView,
+)
 
 
-def view(session: Session, search_id: int) -> SearchView:
+def view(session: Session, name: str) -> SearchView:
     """The search as it stands."""
-    repository = Repository(session)
-    search = repository.search(search_id)
-    jobs = repository.jobs(search_id)
-    curves = repository.curves(search_id)
-    leaderboard = standings(repository, search, jobs)
-    candidate_of_trial = {candidate.trial_id: candidate.id for candidate in repository.candidates(search_id)}
-    trial_of_promotion = {promotion.id: promotion.trial_id for promotion in repository.promotions(search_id)}
-
-    def candidate_of(job: JobRecord) -> int | None:
-        trial_id = job.trial_id if job.promotion_id is None else trial_of_promotion[job.promotion_id]
-        return None if trial_id is None else candidate_of_trial[trial_id]
-
+    store = Store(session)
+    search = store.searches.named(name)
+    jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
+    rows = standings(store, search, jobs)
+    done, total = tokens_done(jobs, curves), tokens_total(search.spec, num_trials=_not_failed(rows))
+    pace = tokens_per_second(jobs)
+    running = search.state is SearchState.RUNNING
     return SearchView(
         id=search.id,
         name=search.name,
         state=search.state,
+        cancelling=running and search.intent is Intent.CANCEL,
         reason=search.reason,
-        user_error=search.state == "failed" and any(job.user_error for job in jobs if job.state is JobState.FAILED),
+        user_error=search.state is SearchState.FAILED
+        and any(job.user_error for job in jobs if job.state is JobState.FAILED),
         created_at=search.created_at,
         finished_at=search.finished_at,
         teacher=search.teacher,
         teacher_parameters=family_named(search.teacher.family).count(search.teacher),
         teacher_loss=next((job.result.loss for job in jobs if isinstance(job.result, Calibrated)), None),
-        tokens_done=sum(_tokens_done(job, curves) for job in jobs),
-        tokens_total=_tokens_total(search, num_trials=sum(row.state != "failed" for row in leaderboard)),
-        leaderboard=tuple(leaderboard),
-        promotions=tuple(_promotion_views(repository, search, jobs, curves)),
-        jobs=tuple(
-            JobView(
-                job_id=job.id,
-                kind=job.spec.kind,
-                candidate_id=candidate_of(job),
-                state=job.state,
-                attempt=job.attempt,
-                progress=job.progress,
-                reason=job.reason,
-            )
-            for job in jobs
-            if job.state is not JobState.SUCCEEDED
-        ),
+        num_fitting=search.num_fitting,
+        tokens_done=done,
+        tokens_total=total,
+        tokens_per_second=pace,
+        seconds_left=seconds_left(total - done, pace) if running else None,
+        leaderboard=tuple(rows),
+        promotions=tuple(promotions(session, name)),
+        jobs=tuple(_job_views(store, search, jobs)),
     )
 
 
-def _promotion_views(
-    repository: Repository, search: SearchRecord, jobs: list[JobRecord], curves: Curves
-) -> list[PromotionView]:
-    candidates = {candidate.trial_id: candidate for candidate in repository.candidates(search.id)}
-    promotions = repository.promotions(search.id)
-    models = repository.models([promotion.id for promotion in promotions])
-    views = []
-    for promotion in promotions:
-        newest = [job for job in jobs if job.promotion_id == promotion.id][-1]
-        model = models.get(promotion.id)
-        views.append(
-            PromotionView(
-                candidate_id=candidates[promotion.trial_id].id,
-                architecture=candidates[promotion.trial_id].architecture,
-                curve=curves.of_promotion.get(promotion.id, ()),
-                state=f"{newest.spec.kind} {newest.state}",
-                folder=None if model is None else model.folder,
-                parameters=None if model is None else model.parameters,
-                exported_loss=None if model is None else model.loss,
-            )
+def summaries(session: Session, *, limit: int, offset: int) -> list[SearchSummary]:
+    """Searches, the newest first."""
+    store = Store(session)
+    searches = store.searches.newest_first(limit=limit, offset=offset)
+    return [_summary(store, search) for search in searches]
+
+
+def spec(session: Session, name: str) -> SearchSpec:
+    return Store(session).searches.named(name).spec
+
+
+def curves(session: Session, name: str) -> dict[int, tuple[CurvePoint, ...]]:
+    """The curve of every trial that has one, by candidate."""
+    store = Store(session)
+    search = store.searches.named(name)
+    of_trial = store.curves.of_search(search.id).of_trial
+    return {
+        candidate.id: of_trial[candidate.trial_id]
+        for candidate in store.searches.candidates(search.id)
+        if candidate.trial_id in of_trial
+    }
+
+
+def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetails:
+    """All that is on record of one candidate of a search."""
+    store = Store(session)
+    search = store.searches.named(name)
+    found = next((each for each in store.searches.candidates(search.id) if each.id == candidate_id), None)
+    if found is None:
+        raise NotFoundError("candidate", candidate_id, f"is not in {name}", "a candidate_id of its leaderboard")
+    jobs = store.jobs.of_search(search.id)
+    attempts = store.jobs.attempts_of_candidate(found.trial_id)
+    dtype, length = search.teacher_dtype, search.spec.data.sequence_length
+    return CandidateDetails(
+        search=name,
+        standing=next(row for row in standings(store, search, jobs) if row.candidate_id == candidate_id),
+        cost=None if dtype is None else cost(found.architecture, dtype=dtype, sequence_length=length),
+        share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
+        curve=store.curves.of_search(search.id).of_trial.get(found.trial_id, ()),
+        promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),
+        attempts=tuple(_attempt_view(attempt) for attempt in attempts),
+    )
+
+
+def attempt_folder(session: Session, job_id: int, number: int) -> Path:
+    """Where an attempt writes, its log among the rest."""
+    return Path(Store(session).jobs.attempt(job_id, number).folder)
+
+
+def attempts(session: Session, name: str) -> list[AttemptView]:
+    """Every try at every job of a search, by job."""
+    store = Store(session)
+    return [_attempt_view(attempt) for attempt in store.jobs.attempts_of_search(store.searches.named(name).id)]
+
+
+def events(session: Session, *, after: int, search: str | None, limit: int) -> list[EventView]:
+    """What happened later than event `after`, oldest first; nothing for a search that is not there."""
+    return Store(session).events.after(after, search=search, limit=limit)
+
+
+def newest_event(session: Session) -> int:
+    """The id of the last event, 0 before the first."""
+    return Store(session).events.newest()
+
+
+def health(session: Session, now: datetime) -> HealthView:
+    """Whether a scheduler acts: its last step was at most the length of a lease ago."""
+    until = Store(session).leases.until(LEASE)
+    seen_at = until - timedelta(seconds=LEASE_SECONDS)
+    return HealthView(
+        version=version("topiary-nas"),
+        scheduler_seen_at=seen_at if until.year > 1970 else None,
+        scheduler_alive=until > now,
+    )
+
+
+def _summary(store: Store, search: SearchRecord) -> SearchSummary:
+    jobs = store.jobs.of_search(search.id)
+    rows = standings(store, search, jobs)
+    best = rows[0] if rows and rows[0].rank == 1 else None
+    return SearchSummary(
+        id=search.id,
+        name=search.name,
+        state=search.state,
+        cancelling=search.state is SearchState.RUNNING and search.intent is Intent.CANCEL,
+        created_at=search.created_at,
+        finished_at=search.finished_at,
+        teacher=search.teacher,
+        num_candidates=len(rows),
+        num_retrained=sum(row.state is TrialState.SUCCEEDED for row in rows),
+        tokens_done=tokens_done(jobs, store.curves.of_search(search.id)),
+        tokens_total=tokens_total(search.spec, num_trials=_not_failed(rows)),
+        best=best,
+    )
+
+
+def _not_failed(rows: list[Standing]) -> int:
+    return sum(row.state is not TrialState.FAILED for row in rows)
+
+
+def _job_views(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> list[JobView]:
+    candidate_of_trial = {each.trial_id: each.id for each in store.searches.candidates(search.id)}
+    trial_of_promotion = {each.id: each.trial_id for each in store.promotions.of_search(search.id)}
+
+    def candidate_of(job: JobRecord) -> int | None:
+        trial_id = job.trial_id if job.promotion_id is None else trial_of_promotion[job.promotion_id]
+        return None if trial_id is None else candidate_of_trial[trial_id]
+
+    return [
+        JobView(
+            job_id=job.id,
+            kind=job.spec.kind,
+            candidate_id=candidate_of(job),
+            state=job.state,
+            attempt=job.attempt,
+            progress=job.progress,
+            reason=job.reason,
         )
-    return views
+        for job in jobs
+        if job.state is not JobState.SUCCEEDED
+    ]
 
 
-def _tokens_done(job: JobRecord, curves: Curves) -> int:
-    """Tokens behind a trial or promotion: as far as it was measured, or further if it runs and says so."""
-    if job.spec.kind == "trial" and job.trial_id is not None:
-        curve = curves.of_trial.get(job.trial_id, ())
-    elif job.spec.kind == "promotion" and job.promotion_id is not None:
-        curve = curves.of_promotion.get(job.promotion_id, ())
-    else:
-        return 0
-    if job.state is JobState.FAILED:
-        return 0
-    measured = curve[-1].tokens if curve else 0
-    return max(measured, job.progress.done if job.progress is not None else 0)
-
-
-def _tokens_total(search: SearchRecord, *, num_trials: int) -> int:
-    """What all trials that have not failed, and the promotions of their winners, come to."""
-    spec, length = search.spec, search.spec.data.sequence_length
-    num_promotions = min(spec.promotion.winners, num_trials)
-    return num_trials * spec.trial.actual_tokens(length) + num_promotions * spec.promotion.actual_tokens(length)
+def _attempt_view(attempt: AttemptRecord) -> AttemptView:
+    ended = attempt.ended_at is not None
+    return AttemptView(
+        job_id=attempt.job_id,
+        kind=attempt.kind,
+        number=attempt.number,
+        state="running" if not ended else "succeeded" if attempt.reason is None else "failed",
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        reason=attempt.reason,
+        folder=attempt.folder,
+    )

@@ -7,40 +7,70 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from nas.errors import StoreError
+from api.store.events import Events
+from nas.errors import SettingError, StoreError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 VERSION_TABLE = "topiary_alembic_version"
 """Our own, so that another program in the same database keeps its."""
 
 _SQLITE_BUSY_SECONDS = 30
+_ACCEPTED = "an SQLAlchemy URL such as sqlite:////path/topiary.db or postgresql://user:password@host/name"
 
 
 class Database:
-    """One database by URL; `transaction()` is the only way in."""
+    """One database by URL, SQLite or PostgreSQL; `reading()` and `transaction()` are the only ways in.
+
+    Raises SettingError for a URL of anything else.
+    """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self._engine = create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            _prepare_sqlite(self._engine)
+        self._engine = _engine(url)
+        self.url = self._engine.url.render_as_string(hide_password=False)
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        # A reader sees one moment of the store, and keeps no writer waiting.
+        options: dict[str, Any] = {"topiary_reads_only": True}
+        if not self.is_sqlite:
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self._engine.execution_options(**options)
 
     def migrate(self) -> None:
         """Brings the tables to the newest version."""
         with self._failures(), self._engine.connect() as connection:
             command.upgrade(alembic_config(connection), "head")
 
+    def check_version(self) -> None:
+        """Raises StoreError unless the tables are of the version that this program needs."""
+        with self._failures(), self._engine.connect() as connection:
+            newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            found = context.get_current_revision()
+        if found != newest:
+            raise StoreError(
+                f"the database {self._engine.url} has tables of version {found or 'none'}, this program needs {newest}: "
+                "run `topiary migrate` with the same database"
+            )
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that commits at the end, or rolls back on any exception.
+        """A session that commits at the end, events last, or rolls back on any exception.
 
         Raises StoreError where the database itself is what fails.
         """
         with self._failures(), Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+            Events(session).write()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one moment of the store and changes nothing. Raises StoreError like `transaction`."""
+        with self._failures(), Session(self._reader) as session:
             yield session
 
     @contextmanager
@@ -64,6 +94,21 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise SettingError("TOPIARY_DATABASE", parsed.get_backend_name(), "is not a store Topiary knows", _ACCEPTED)
+        engine = create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, SQLAlchemyError) as error:
+        raise SettingError("TOPIARY_DATABASE", url, "is not the URL of a database", _ACCEPTED) from error
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine)
+    return engine
+
+
 def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: object) -> None:
@@ -73,6 +118,7 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_SECONDS * 1000}")
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
+    def begin(connection: Connection) -> None:
         # A transaction that reads first and writes later could not wait for another writer: it would fail.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads_only = connection.get_execution_options().get("topiary_reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

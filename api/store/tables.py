@@ -10,6 +10,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -63,14 +64,20 @@ class SearchRow(Base):
     __tablename__ = "searches"
     __table_args__ = (
         UniqueConstraint("project_id", "name"),
-        CheckConstraint("state IN ('running', 'finished', 'failed')", name="state"),
+        CheckConstraint("state IN ('running', 'finished', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("intent IN ('run', 'cancel')", name="intent"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     spec: Mapped[dict[str, Any]]
     teacher: Mapped[dict[str, Any]]
-    state: Mapped[str]
+    teacher_dtype: Mapped[str | None]
+    """Of its weights, and so of what students are stored in; not known of searches older than the column."""
+    num_fitting: Mapped[int]
+    """Shapes that fit the budget; with a sample size, more than there are candidates."""
+    state: Mapped[str] = mapped_column(index=True)
+    intent: Mapped[str]
     reason: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
@@ -120,13 +127,13 @@ class PromotionRow(Base):
 class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="state"),
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
         {"sqlite_autoincrement": True},  # A number names a folder, so none is given out twice.
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), index=True)
-    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
-    promotion_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"))
+    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"), index=True)
+    promotion_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"), index=True)
     kind: Mapped[str]
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(index=True)
@@ -144,6 +151,9 @@ class AttemptRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
     number: Mapped[int]
+    folder: Mapped[str]
+    lease_until: Mapped[datetime]
+    """Until when its worker may stay silent before it is given up as lost."""
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     reason: Mapped[str | None]
     started_at: Mapped[datetime]
@@ -185,3 +195,31 @@ class ModelRow(Base):
     parameters: Mapped[int]
     loss: Mapped[float]
     created_at: Mapped[datetime]
+
+
+class EventRow(Base):
+    """One thing that happened; rows are only ever added.
+
+    Named by search, not tied to its row: what happened stays on record when a search gives way to a mended spec.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "search", "id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    search: Mapped[str]
+    at: Mapped[datetime]
+    kind: Mapped[str]
+    candidate_id: Mapped[int | None]
+    job_id: Mapped[int | None]
+    data: Mapped[dict[str, Any]]
+
+
+class LeaseRow(Base):
+    """Who may act; `term` counts the changes of holder."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    term: Mapped[int]
+    until: Mapped[datetime]

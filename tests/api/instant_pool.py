@@ -1,6 +1,6 @@
 """A small real WorkerPool that ends every job at once, as told, without doing the work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from nas.jobs import (
     Assignment,
@@ -15,6 +15,7 @@ from nas.jobs import (
     Measurement,
     PrepareData,
     Promotion,
+    Resources,
     Trained,
     Trial,
     Update,
@@ -24,17 +25,24 @@ Outcome = Callable[[Assignment], Update]
 
 
 class InstantPool:
-    """`outcome` says how an assignment ends; assignments wait in `submitted` until polled."""
+    """`outcome` says how an assignment ends; assignments wait in `submitted` until polled.
 
-    def __init__(self, outcome: Outcome, *, num_cpus: int = 100) -> None:
+    A `patient` one adopts what was submitted to another pool, as a cluster does; else what it adopts is lost.
+    """
+
+    def __init__(self, outcome: Outcome, *, num_cpus: int = 100, patient: bool = False) -> None:
         self.outcome = outcome
         self.submitted: list[Assignment] = []
         self.adopted: list[Assignment] = []
+        self.cancelled: list[tuple[int, int]] = []
+        self.silent = False
+        self._patient = patient
         self._waiting: list[Assignment] = []
+        self._lost: list[Assignment] = []
         self._num_cpus = num_cpus
 
-    def has_room(self, cpus: int, claimed_cpus: int) -> bool:
-        return len(self._waiting) + claimed_cpus + cpus <= self._num_cpus
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+        return len(self._waiting) + sum(each.cpus for each in claimed) + wanted.cpus <= self._num_cpus
 
     def submit(self, assignment: Assignment) -> None:
         self.submitted.append(assignment)
@@ -42,15 +50,27 @@ class InstantPool:
 
     def adopt(self, assignment: Assignment) -> None:
         self.adopted.append(assignment)
+        (self._waiting if self._patient else self._lost).append(assignment)
 
     def poll(self) -> list[Update]:
-        waiting, self._waiting = self._waiting, []
-        lost = [_update(a, failure=Failure(reason="lost", lost=True)) for a in self.adopted]
-        self.adopted = []
+        if self.silent:
+            return []
+        lost = [_update(a, failure=Failure(reason="lost", lost=True)) for a in self._lost]
+        waiting, self._waiting, self._lost = self._waiting, [], []
         return lost + [self.outcome(assignment) for assignment in waiting]
 
+    def cancel(self, job_id: int, attempt: int) -> None:
+        self.cancelled.append((job_id, attempt))
+        self._waiting = [a for a in self._waiting if (a.job_id, a.attempt) != (job_id, attempt)]
+
+    def keep_only(self, current: Collection[tuple[int, int]]) -> None:
+        self._waiting = [a for a in self._waiting if (a.job_id, a.attempt) in current]
+
+    def release(self) -> None:
+        self._waiting, self._lost = [], []
+
     def close(self) -> None:
-        self._waiting = []
+        self.release()
 
 
 def succeed(assignment: Assignment) -> Update:

@@ -1,7 +1,7 @@
 """The scheduler over a real database; jobs end at once, so that every order of events can be made."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from api.scheduler import Scheduler
 from api.services.submission import submit
 from api.services.viewing import view
 from api.store.database import Database
-from api.store.repository import Repository
+from api.store.store import Store
 from nas.errors import ConflictError
 from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
 from nas.views import SearchView
@@ -18,26 +18,25 @@ from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+_minutes = count()
 
 
 @pytest.fixture
-def database(tmp_path: Path, teacher_folder: Path, text_file: Path) -> Iterator[Database]:
+def database(database: Database, teacher_folder: Path, text_file: Path) -> Database:
     """With one search of four candidates, submitted."""
-    database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
-    database.migrate()
-    with database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file), NOW)
-    yield database
-    database.close()
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    return database
 
 
 def scheduler(database: Database, pool: InstantPool) -> Scheduler:
-    return Scheduler(database, pool, Path("/run"), clock=lambda: NOW)
+    """One that comes after all others: their leases have run out."""
+    born = NOW + next(_minutes) * timedelta(minutes=1)
+    return Scheduler(database, pool, Path("/run"), clock=lambda: born)
 
 
 def look(database: Database) -> SearchView:
-    with database.transaction() as session:
-        return view(session, 1)
+    with database.reading() as session:
+        return view(session, "tiny")
 
 
 def run(database: Database, outcome: Outcome) -> tuple[SearchView, InstantPool]:
@@ -130,8 +129,7 @@ def test_a_search_fails_with_the_reason_of_its_job_and_can_be_taken_up_again(
     assert (seen.state, seen.reason, seen.user_error) == ("failed", "data.train: is bad", True)
     assert len(pool.submitted) == 1, "what the user gave would fail again"
 
-    with database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
     seen, _ = run(database, succeed)
     assert (seen.state, seen.reason, seen.user_error) == ("finished", None, False)
 
@@ -140,15 +138,14 @@ def test_a_search_that_failed_before_any_retraining_gives_way_to_a_mended_spec(
     database: Database, teacher_folder: Path, text_file: Path
 ) -> None:
     _, old = run(database, lambda a: fail(a, "data.train: is bad", user_error=True))
-    with database.transaction() as session:
-        search_id = submit(session, tiny_spec(teacher_folder, text_file, seed=7), NOW)
-        assert [search.spec.seed for search in Repository(session).searches()] == [7]
+    assert submit(database, tiny_spec(teacher_folder, text_file, seed=7), NOW).created
+    with database.reading() as session:
+        assert [search.spec.seed for search in Store(session).searches.newest_first()] == [7]
     pool = InstantPool(succeed)
     turns = scheduler(database, pool)
     while turns.step():
         pass
-    with database.transaction() as session:
-        assert view(session, search_id).state == "finished"
+    assert look(database).state == "finished"
     assert not {a.folder for a in pool.submitted} & {a.folder for a in old.submitted}, "a folder is never used twice"
 
 
@@ -156,8 +153,8 @@ def test_a_search_with_retrained_candidates_does_not_give_way(
     database: Database, teacher_folder: Path, text_file: Path
 ) -> None:
     run(database, lambda a: fail(a) if isinstance(a.spec, Promotion) else succeed(a))
-    with database.transaction() as session, pytest.raises(ConflictError, match="begun with another seed"):
-        submit(session, tiny_spec(teacher_folder, text_file, seed=7), NOW)
+    with pytest.raises(ConflictError, match="begun with another seed"):
+        submit(database, tiny_spec(teacher_folder, text_file, seed=7), NOW)
 
 
 def test_a_search_whose_trials_all_fail_fails(database: Database) -> None:
@@ -244,8 +241,7 @@ def test_winners_are_decided_once(database: Database, teacher_folder: Path, text
     assert seen.state == "failed"
     promoted = seen.promotions[0].candidate_id
     broken.clear()
-    with database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
     seen, pool = run(database, outcome)
     assert seen.state == "finished"
     assert [promotion.candidate_id for promotion in seen.promotions] == [promoted] == [seen.leaderboard[0].candidate_id]

@@ -1,6 +1,5 @@
 """The store: built by its migrations, and refusing what may not be."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,23 +11,19 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from api.services.submission import submit
+from api.scheduler import Scheduler
+from api.services.submission import enumerate_spec, submit
+from api.services.viewing import view
 from api.store.database import VERSION_TABLE, Database, alembic_config
-from api.store.repository import Repository
+from api.store.store import Store
 from api.store.tables import Base, MeasurementRow, SequenceLossesRow
-from nas.errors import ConflictError, IllegalMove
-from nas.jobs import JobState, Measurement, PrepareData
+from nas.errors import ConflictError, SettingError, SpecError, StoreError
+from nas.jobs import Measurement, PrepareData
+from nas.views import EventKind
+from tests.api.instant_pool import InstantPool, succeed
 from tests.conftest import tiny_spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
-    database.migrate()
-    yield database
-    database.close()
 
 
 def test_migrations_build_exactly_the_tables(database: Database) -> None:
@@ -50,24 +45,76 @@ def test_migrations_go_down_to_nothing_and_up_again(database: Database) -> None:
     engine.dispose()
 
 
+def test_a_database_of_another_version_is_told(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
+    with pytest.raises(StoreError, match=r"has tables of version none, this program needs \d+: run `topiary migrate`"):
+        database.check_version()
+    database.migrate()
+    database.check_version()
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "no url", "postgres+nothing://x"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="TOPIARY_DATABASE: .*accepted: an SQLAlchemy URL"):
+        Database(url)
+
+
+def test_searches_of_before_the_service_survive_its_migration(
+    database_url: str, teacher_folder: Path, text_file: Path
+) -> None:
+    """Down to the first version and up again, with a finished search in the store."""
+    database = Database(database_url)
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    turns = Scheduler(database, InstantPool(succeed), Path("/run"), clock=lambda: NOW)
+    while turns.step():
+        pass
+    with database.reading() as session:
+        before = view(session, "tiny")
+    engine = create_engine(database.url)
+    with engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+    engine.dispose()
+    database.migrate()
+    with database.reading() as session:
+        assert view(session, "tiny") == before
+        assert Store(session).searches.named("tiny").teacher_dtype is None
+    database.close()
+
+
 def test_a_transaction_that_fails_leaves_nothing(database: Database, teacher_folder: Path, text_file: Path) -> None:
+    spec = tiny_spec(teacher_folder, text_file)
     with pytest.raises(KeyError), database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file), NOW)
+        Store(session).searches.add(spec, enumerate_spec(spec), NOW)
         raise KeyError
-    with database.transaction() as session:
-        assert Repository(session).searches() == []
+    with database.reading() as session:
+        assert Store(session).searches.newest_first() == []
+        assert Store(session).events.newest() == 0
+
+
+def test_a_reader_sees_one_moment_and_keeps_no_writer_waiting(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    spec = tiny_spec(teacher_folder, text_file)
+    with database.reading() as session:
+        assert Store(session).searches.find("tiny") is None
+        submit(database, spec, NOW)
+        assert Store(session).searches.find("tiny") is None
+    with database.reading() as session:
+        assert Store(session).searches.named("tiny").spec == spec
 
 
 def test_a_search_is_read_as_it_was_written(database: Database, teacher_folder: Path, text_file: Path) -> None:
     spec = tiny_spec(teacher_folder, text_file)
     local = datetime(2026, 11, 22, 14, tzinfo=timezone(timedelta(hours=2)))
-    with database.transaction() as session:
-        search_id = submit(session, spec, local)
-    with database.transaction() as session:
-        search = Repository(session).search(search_id)
-        candidates = Repository(session).candidates(search_id)
+    submit(database, spec, local)
+    with database.reading() as session:
+        store = Store(session)
+        search = store.searches.named("tiny")
+        candidates = store.searches.candidates(search.id)
     assert search.spec == spec
     assert search.created_at == NOW
+    assert (search.teacher_dtype, search.num_fitting) == ("bfloat16", 4)
     assert [candidate.architecture.label for candidate in candidates] == [
         "3 x 36 x 64 x 4", "3 x 36 x 32 x 4", "2 x 48 x 64 x 4", "2 x 48 x 32 x 4"
     ]  # fmt: skip
@@ -76,47 +123,77 @@ def test_a_search_is_read_as_it_was_written(database: Database, teacher_folder: 
 def test_the_same_spec_is_the_same_search_and_another_is_refused(
     database: Database, teacher_folder: Path, text_file: Path
 ) -> None:
-    with database.transaction() as session:
-        first = submit(session, tiny_spec(teacher_folder, text_file), NOW)
-        assert submit(session, tiny_spec(teacher_folder, text_file), NOW) == first
-        with pytest.raises(ConflictError, match=r"name: tiny names a search that was begun with another seed;"):
-            submit(session, tiny_spec(teacher_folder, text_file, seed=1), NOW)
+    first = submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    again = submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    assert (first.created, again.created, again.search_id) == (True, False, first.search_id)
+    with pytest.raises(ConflictError, match=r"name: tiny names a search that was begun with another seed;"):
+        submit(database, tiny_spec(teacher_folder, text_file, seed=1), NOW)
+
+
+def test_more_than_256_shapes_need_a_sample_size(database: Database, teacher_folder: Path, text_file: Path) -> None:
+    space = {"hidden_size": [48, 44, 40, 36], "intermediate_size": list(range(1, 65)), "num_hidden_layers": [3, 2]}
+    wide: dict[str, object] = {"budget": {"parameters": 40_000, "tolerance": 0.9}, "space": space}
+    assert enumerate_spec(tiny_spec(teacher_folder, text_file, **wide)).num_fitting == 512
+    with pytest.raises(
+        SpecError, match="sample_size: nothing is given, but 512 shapes fit the budget; accepted: a num"
+    ):
+        submit(database, tiny_spec(teacher_folder, text_file, **wide), NOW)
+    submit(database, tiny_spec(teacher_folder, text_file, **wide, sample_size=20), NOW)
+    with database.reading() as session:
+        search = Store(session).searches.named("tiny")
+        assert search.num_fitting == 512
+        assert len(Store(session).searches.candidates(search.id)) == 20
 
 
 def test_the_first_measurement_of_a_point_stays(database: Database, teacher_folder: Path, text_file: Path) -> None:
     spec = tiny_spec(teacher_folder, text_file)
+    search_id = submit(database, spec, NOW).search_id
+    losses = (1.25, 2.75)
     with database.transaction() as session:
-        repository = Repository(session)
-        search_id = submit(session, spec, NOW)
-        trial_id = repository.candidates(search_id)[0].trial_id
-        repository.add_job(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), trial_id=trial_id)
-        (job,) = repository.jobs(search_id)
-        losses = (1.25, 2.75)
-        repository.record_measurement(
-            job, Measurement(tokens=64, loss=2.0, kl_to_teacher=0.5, loss_per_sequence=losses)
-        )
-        repository.record_measurement(
-            job, Measurement(tokens=64, loss=9.0, kl_to_teacher=9.0, loss_per_sequence=(9.0, 9.0))
-        )
-        (point,) = repository.curves(search_id).of_trial[trial_id]
+        store = Store(session)
+        trial_id = store.searches.candidates(search_id)[0].trial_id
+        store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW, trial_id=trial_id)
+        (job,) = store.jobs.of_search(search_id)
+        store.curves.record(job, Measurement(tokens=64, loss=2.0, kl_to_teacher=0.5, loss_per_sequence=losses), NOW)
+        store.curves.record(job, Measurement(tokens=64, loss=9.0, kl_to_teacher=9.0, loss_per_sequence=(9.0,)), NOW)
+        (point,) = store.curves.of_search(search_id).of_trial[trial_id]
         assert (point.tokens, point.loss, point.kl_to_teacher) == (64, 2.0, 0.5)
         stored = session.scalars(select(SequenceLossesRow.losses)).one()
         assert np.frombuffer(stored, dtype="<f4").tolist() == list(losses)
+    with database.reading() as session:
+        told = Store(session).events.after(0, search="tiny", limit=99)
+    assert [event.data["loss"] for event in told if event.kind is EventKind.MEASURED] == [2.0], "told once"
 
 
-def test_illegal_moves_are_refused(database: Database, teacher_folder: Path, text_file: Path) -> None:
+def test_a_job_is_started_once(database: Database, teacher_folder: Path, text_file: Path) -> None:
     spec = tiny_spec(teacher_folder, text_file)
+    search_id = submit(database, spec, NOW).search_id
     with database.transaction() as session:
-        repository = Repository(session)
-        search_id = submit(session, spec, NOW)
-        repository.add_job(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1))
-        (job,) = repository.jobs_in(JobState.QUEUED)
-        assert repository.start_attempt(job.id, NOW).attempt == 1
-        with pytest.raises(IllegalMove, match=f"job {job.id} cannot go from running to running"):
-            repository.start_attempt(job.id, NOW)
+        store = Store(session)
+        store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
+        (job,) = store.jobs.queued([search_id], limit=9)
+        started = store.jobs.start_attempt(job, "/f", NOW, NOW)
+        assert started is not None
+        assert started.attempt == 1
+        assert store.jobs.start_attempt(job, "/f", NOW, NOW) is None
+        assert store.jobs.start_attempt(started, "/f", NOW, NOW) is None
 
 
 def test_a_measurement_belongs_to_one_run(database: Database, teacher_folder: Path, text_file: Path) -> None:
     with pytest.raises(IntegrityError, match="one_run"), database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file), NOW)
         session.add(MeasurementRow(tokens=1, loss=1.0, kl_to_teacher=0.0))
+        session.flush()
+
+
+def test_events_of_a_transaction_that_is_rolled_back_are_not_told(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    with database.reading() as session:
+        before = Store(session).events.newest()
+    with pytest.raises(KeyError), database.transaction() as session:
+        store = Store(session)
+        store.searches.ask_to_cancel(store.searches.named("tiny").id, NOW)
+        raise KeyError
+    with database.reading() as session:
+        assert Store(session).events.newest() == before

@@ -1,0 +1,47 @@
+"""How far a search is: tokens behind it and before it, pace, and the time that is left."""
+
+from collections.abc import Sequence
+
+from api.store.curves import SearchCurves
+from api.store.records import JobRecord
+from nas.spec import SearchSpec
+from nas.states import JobState
+
+
+def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
+    """Tokens of all retraining behind a search: each run as far as it was measured, or as far as it now says."""
+    reached: dict[tuple[str, int], int] = {}
+    for job in jobs:
+        if job.state is JobState.FAILED:
+            continue
+        if job.spec.kind == "trial" and job.trial_id is not None:
+            key, curve = ("trial", job.trial_id), curves.of_trial.get(job.trial_id, ())
+        elif job.spec.kind == "promotion" and job.promotion_id is not None:
+            key, curve = ("promotion", job.promotion_id), curves.of_promotion.get(job.promotion_id, ())
+        else:
+            continue
+        measured = curve[-1].tokens if curve else 0
+        says = job.progress.done if job.progress is not None and job.state is JobState.RUNNING else 0
+        reached[key] = max(reached.get(key, 0), measured, says)
+    return sum(reached.values())
+
+
+def tokens_total(spec: SearchSpec, *, num_trials: int) -> int:
+    """What so many trials, and the promotions of their winners, come to."""
+    length = spec.data.sequence_length
+    num_promotions = min(spec.promotion.winners, num_trials)
+    return num_trials * spec.trial.actual_tokens(length) + num_promotions * spec.promotion.actual_tokens(length)
+
+
+def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
+    """The pace of all trials and promotions that run now."""
+    return sum(
+        job.progress.per_second
+        for job in jobs
+        if job.state is JobState.RUNNING and job.progress is not None and job.spec.kind in ("trial", "promotion")
+    )
+
+
+def seconds_left(tokens: int, per_second: float) -> float | None:
+    """None where nothing runs that could tell."""
+    return tokens / per_second if per_second > 0 and tokens > 0 else None

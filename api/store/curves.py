@@ -1,0 +1,100 @@
+"""Measurements: the points of every curve, written once and never changed."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+
+import numpy as np
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from api.store.events import Events, trial_of
+from api.store.records import JobRecord
+from api.store.tables import CandidateRow, MeasurementRow, PromotionRow, SequenceLossesRow, TrialRow
+from nas.errors import StoreError
+from nas.jobs import Measurement
+from nas.views import CurvePoint, EventKind
+
+
+@dataclass(frozen=True)
+class SearchCurves:
+    """The points of every trial and promotion of a search, by id, in the order of tokens."""
+
+    of_trial: dict[int, tuple[CurvePoint, ...]]
+    of_promotion: dict[int, tuple[CurvePoint, ...]]
+
+
+class Curves:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._events = Events(session)
+
+    def record(self, job: JobRecord, measurement: Measurement, now: datetime) -> None:
+        """Adds a point to the curve of a job's trial or promotion; a point that is there already stays as it is.
+
+        Raises StoreError for losses that are not finite: PostgreSQL would take them.
+        """
+        if not (isfinite(measurement.loss) and isfinite(measurement.kl_to_teacher)):
+            raise StoreError(f"losses of {measurement.loss} and {measurement.kl_to_teacher} are no measurement")
+        dialect = self._session.get_bind().dialect.name
+        # The unique key decides, so two that record the same point at once cannot both add it.
+        statement = (postgresql if dialect == "postgresql" else sqlite).insert(MeasurementRow)
+        added = self._session.scalar(
+            statement.values(
+                trial_id=job.trial_id,
+                promotion_id=job.promotion_id,
+                tokens=measurement.tokens,
+                loss=measurement.loss,
+                kl_to_teacher=measurement.kl_to_teacher,
+            )
+            .on_conflict_do_nothing()
+            .returning(MeasurementRow.id)
+        )
+        if added is None:
+            return
+        losses = np.asarray(measurement.loss_per_sequence, dtype="<f4").tobytes()
+        self._session.execute(insert(SequenceLossesRow).values(measurement_id=added, losses=losses))
+        self._events.append(
+            EventKind.MEASURED,
+            job.search_id,
+            now,
+            trial_id=trial_of(self._session, job.trial_id, job.promotion_id),
+            job_id=job.id,
+            run="trial" if job.promotion_id is None else "promotion",
+            tokens=measurement.tokens,
+            loss=measurement.loss,
+            kl_to_teacher=measurement.kl_to_teacher,
+        )
+
+    def of_search(self, search_id: int) -> SearchCurves:
+        of_trial: dict[int, list[CurvePoint]] = defaultdict(list)
+        of_promotion: dict[int, list[CurvePoint]] = defaultdict(list)
+        trials = (
+            select(TrialRow.id)
+            .join(CandidateRow, CandidateRow.id == TrialRow.candidate_id)
+            .where(CandidateRow.search_id == search_id)
+        )
+        promotions = select(PromotionRow.id).where(PromotionRow.trial_id.in_(trials))
+        rows = self._session.execute(
+            select(
+                MeasurementRow.trial_id,
+                MeasurementRow.promotion_id,
+                MeasurementRow.tokens,
+                MeasurementRow.loss,
+                MeasurementRow.kl_to_teacher,
+            )
+            .where(MeasurementRow.trial_id.in_(trials) | MeasurementRow.promotion_id.in_(promotions))
+            .order_by(MeasurementRow.tokens)
+        )
+        for trial_id, promotion_id, tokens, loss, kl_to_teacher in rows:
+            point = CurvePoint(tokens=tokens, loss=loss, kl_to_teacher=kl_to_teacher)
+            if trial_id is not None:
+                of_trial[trial_id].append(point)
+            elif promotion_id is not None:
+                of_promotion[promotion_id].append(point)
+        return SearchCurves(
+            {key: tuple(points) for key, points in of_trial.items()},
+            {key: tuple(points) for key, points in of_promotion.items()},
+        )

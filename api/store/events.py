@@ -1,0 +1,105 @@
+"""The append-only record of what happened: for live streams, replay and audit."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import JsonValue
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from api.store.tables import EventRow, PromotionRow, SearchRow, TrialRow
+from nas.views import EventKind, EventView
+
+_WRITING = 0x70BA  # Any number, the same in every process: PostgreSQL's name for the lock.
+
+
+class Events:
+    """Events of one transaction are kept until its end, when `write` numbers them all.
+
+    So the lock that keeps numbers in the order of commits is always the last that a transaction takes.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pending: list[EventRow] = session.info.setdefault("events", [])
+
+    def append(
+        self,
+        kind: EventKind,
+        search_id: int,
+        at: datetime,
+        *,
+        trial_id: int | None = None,
+        job_id: int | None = None,
+        **data: JsonValue,
+    ) -> None:
+        search = self._session.get_one(SearchRow, search_id)
+        self._pending.append(
+            EventRow(
+                project_id=search.project_id,
+                search=search.name,
+                at=at,
+                kind=kind.value,
+                candidate_id=None if trial_id is None else self._session.get_one(TrialRow, trial_id).candidate_id,
+                job_id=job_id,
+                data=data,
+            )
+        )
+
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def forget_pending(self, after: int) -> None:
+        """Takes back what was appended since there were `after`: its savepoint was rolled back."""
+        del self._pending[after:]
+
+    def write(self) -> None:
+        """Numbers what is pending, right before the commit.
+
+        PostgreSQL gives out numbers before rows become visible, so a reader could pass over the smaller of two: the
+        lock, held to the end of the transaction, makes the order of numbers that of commits.
+        """
+        if not self._pending:
+            return
+        if self._session.get_bind().dialect.name == "postgresql":
+            self._session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITING})
+        self._session.add_all(self._pending)
+        self._session.flush()
+        self._pending.clear()
+
+    def after(self, event_id: int, *, search: str | None, limit: int) -> list[EventView]:
+        """What happened later than an event, oldest first."""
+        query = select(EventRow).where(EventRow.id > event_id).order_by(EventRow.id).limit(limit)
+        if search is not None:
+            query = query.where(EventRow.search == search)
+        return [_view(row) for row in self._session.scalars(query)]
+
+    def newest(self) -> int:
+        """The number of the last event, 0 where nothing happened yet."""
+        return self._session.scalar(select(func.max(EventRow.id))) or 0
+
+    def newest_of(self, searches: Sequence[str]) -> dict[str, int]:
+        """The number of the last event of each search, without those that have none."""
+        query = select(EventRow.search, func.max(EventRow.id)).where(EventRow.search.in_(searches))
+        return dict(self._session.execute(query.group_by(EventRow.search)).all())
+
+    def pending_searches(self) -> frozenset[str]:
+        """The searches to which something happened in this transaction."""
+        return frozenset(row.search for row in self._pending)
+
+
+def trial_of(session: Session, trial_id: int | None, promotion_id: int | None) -> int | None:
+    """The trial behind a job: its own, or that of the promotion which it is of."""
+    return trial_id if promotion_id is None else session.get_one(PromotionRow, promotion_id).trial_id
+
+
+def _view(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id,
+        at=row.at,
+        kind=EventKind(row.kind),
+        search=row.search,
+        candidate_id=row.candidate_id,
+        job_id=row.job_id,
+        data=row.data,
+    )

