@@ -1,6 +1,7 @@
 """The folder of one attempt: how a worker tells what it did, and how a pool reads it.
 
 assignment.json           what to do
+heartbeat                 the worker's process id; touched every second by a thread of its own, whatever the work does
 log.txt                   what the worker printed
 progress.json             how far it is, replaced again and again
 measurements/000000.json  the curve, numbered, never changed
@@ -9,7 +10,10 @@ result.json | failure.json  how it ended, exactly one, written once
 Everything a pool knows of an attempt stands here, so an attempt outlives the pool that started it.
 """
 
+import contextlib
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -17,20 +21,36 @@ from nas.border import Border
 from nas.durable import write_text
 from nas.jobs import Assignment, Failure, JobProgress, Measurement, Update
 
+HEARTBEAT_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.5
 
 
 class AttemptFolder:
-    """Both ends of the protocol; the worker writes, the pool reads."""
+    """Both ends of the protocol; the worker writes, the pool reads.
+
+    `num_received` is how many measurements news() has told; set it back to 0 to be told all of them again.
+    """
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
         self.path = Path(assignment.folder)
-        self._num_read = 0
+        self.num_received = 0
         self._progress_read: JobProgress | None = None
         self._progress_written = 0.0
 
     # --- written by the worker ---
+
+    def start_heartbeat(self) -> None:
+        """Shows from now on, as long as this process is not stopped, that it is alive."""
+        (self.path / "heartbeat").write_text(str(os.getpid()))
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            # One beat that a file system refuses is no reason to fall silent for good.
+            with contextlib.suppress(OSError):
+                os.utime(self.path / "heartbeat")
 
     def report_progress(self, progress: JobProgress) -> None:
         """Cheap to call at every step: all but a few a second are dropped."""
@@ -61,6 +81,17 @@ class AttemptFolder:
 
     # --- read by the pool ---
 
+    def last_beat(self) -> int | None:
+        """When the worker last showed that it is alive, by the file system's clock; None before it first did."""
+        try:
+            return (self.path / "heartbeat").stat().st_mtime_ns
+        except OSError:
+            return None
+
+    @property
+    def has_outcome(self) -> bool:
+        return any((self.path / name).exists() for name in ("result.json", "failure.json"))
+
     def news(self) -> Update | None:
         """What was written since the last call; the outcome comes last, with all measurements before it.
 
@@ -86,8 +117,8 @@ class AttemptFolder:
         return news
 
     def _new_measurements(self) -> list[Measurement]:
-        measurements = _measurements_in(self.path)[self._num_read :]
-        self._num_read += len(measurements)
+        measurements = _measurements_in(self.path, after=self.num_received)
+        self.num_received += len(measurements)
         return measurements
 
     def _new_progress(self) -> JobProgress | None:
@@ -101,6 +132,6 @@ class AttemptFolder:
         return progress
 
 
-def _measurements_in(folder: Path) -> list[Measurement]:
-    files = sorted((folder / "measurements").glob("??????.json"))
+def _measurements_in(folder: Path, after: int = 0) -> list[Measurement]:
+    files = sorted((folder / "measurements").glob("??????.json"))[after:]
     return [Measurement.model_validate_json(file.read_text()) for file in files]

@@ -6,33 +6,61 @@ Child processes, since two one-thread trials in one interpreter would wait for o
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.durable import write_text
-from nas.jobs import Assignment, Failure, Update
+from nas.jobs import Assignment, Failure, Resources, Update
 from workers.attempt import AttemptFolder
+from workers.run_attempt import threads_environment
+
+_SILENCE_SECONDS = 15.0
 
 
 @dataclass
 class _Live:
     folder: AttemptFolder
     process: subprocess.Popen[bytes]
-    cpus: int
+    last_beat: int | None = None
+    beat_seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.folder.assignment.job_id, self.folder.assignment.attempt
+
+    def silent_seconds(self) -> float:
+        """Since the heartbeat was last seen to change, or since the start. By our clock: the other may be set."""
+        beat = self.folder.last_beat()
+        if beat != self.last_beat:
+            self.last_beat, self.beat_seen = beat, time.monotonic()
+        return time.monotonic() - self.beat_seen
+
+    def reap(self) -> None:
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 class LocalPool:
-    """Runs as many attempts at once as there are cores for; all of them end with this process."""
+    """Runs as many attempts at once as there are cores for; all of them end with this process.
 
-    def __init__(self, num_cpus: int | None = None) -> None:
+    GPUs are not counted: jobs that run at the same time share what the machine has. A child whose heartbeat has stood
+    still for `silence_seconds` (it is stopped, say) gives no sign of life any more.
+    """
+
+    def __init__(self, num_cpus: int | None = None, *, silence_seconds: float = _SILENCE_SECONDS) -> None:
         self._num_cpus = num_cpus or _available_cpus()
+        self._silence_seconds = silence_seconds
         self._live: list[_Live] = []
         self._adopted: list[AttemptFolder] = []
 
-    def has_room(self, cpus: int, claimed_cpus: int) -> bool:
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
         """Jobs get whole cores; one that wants more than the machine has runs alone."""
-        busy = sum(live.cpus for live in self._live) + claimed_cpus
-        return busy == 0 or busy + cpus <= self._num_cpus
+        live = [live.folder.assignment.resources for live in self._live]
+        busy = sum(resources.cpus for resources in (*live, *claimed))
+        return busy == 0 or busy + wanted.cpus <= self._num_cpus
 
     def submit(self, assignment: Assignment) -> None:
         folder = Path(assignment.folder)
@@ -45,10 +73,10 @@ class LocalPool:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_threads(assignment.cpus)},
+                env={**os.environ, **threads_environment(assignment.resources.cpus)},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends its children.
             )
-        self._live.append(_Live(AttemptFolder(assignment), process, assignment.cpus))
+        self._live.append(_Live(AttemptFolder(assignment), process))
 
     def adopt(self, assignment: Assignment) -> None:
         """The process that ran the attempt died with its parent; what it wrote is still there."""
@@ -59,33 +87,48 @@ class LocalPool:
         updates = [folder.outcome_or(died_with_parent) for folder in self._adopted]
         self._adopted = []
         for live in list(self._live):
-            ended = live.process.poll() is not None
-            if ended:
+            if live.process.poll() is not None:
                 self._live.remove(live)
-                self._close(live)
+                live.reap()
                 updates.append(live.folder.outcome_or(Failure(reason=_reason(live.process.returncode))))
-            elif (news := live.folder.news()) is not None:
-                # The outcome waits for the end of the process: only then are its cores free.
-                updates.append(news.model_copy(update={"result": None, "failure": None}))
+            elif (update := self._news(live)) is not None:
+                updates.append(update)
         return updates
 
+    def _news(self, live: _Live) -> Update | None:
+        silent = live.silent_seconds() > self._silence_seconds
+        if (news := live.folder.news()) is not None:
+            # The outcome waits for the end of the process: only then are its cores free.
+            return news.model_copy(update={"result": None, "failure": None})
+        job_id, attempt = live.key
+        return None if silent else Update(job_id=job_id, attempt=attempt)
+
+    def cancel(self, job_id: int, attempt: int) -> None:
+        self._end([live for live in self._live if live.key == (job_id, attempt)])
+        self._adopted = [
+            folder
+            for folder in self._adopted
+            if (folder.assignment.job_id, folder.assignment.attempt) != (job_id, attempt)
+        ]
+
+    def keep_only(self, current: Collection[tuple[int, int]]) -> None:
+        """Children of an earlier pool died with it, so only this pool's own can be left over."""
+        self._end([live for live in self._live if live.key not in current])
+
+    def release(self) -> None:
+        """Nobody could adopt a child process, so all of them end."""
+        self._end(list(self._live))
+        self._adopted = []
+
     def close(self) -> None:
-        for live in self._live:
+        self.release()
+
+    def _end(self, ending: list[_Live]) -> None:
+        for live in ending:
             live.process.kill()
-        for live in self._live:
-            live.process.wait()
-            self._close(live)
-        self._live = []
-
-    @staticmethod
-    def _close(live: _Live) -> None:
-        if live.process.stdin is not None:
-            live.process.stdin.close()
-
-
-def _threads(cpus: int) -> dict[str, str]:
-    """Holds torch and the tokenizers to the cores of the job."""
-    return {"OMP_NUM_THREADS": str(cpus), "RAYON_NUM_THREADS": str(cpus), "TOKENIZERS_PARALLELISM": "true"}
+        for live in ending:
+            live.reap()
+            self._live.remove(live)
 
 
 def _available_cpus() -> int:

@@ -1,6 +1,7 @@
-"""The process of one attempt: `python -m workers.run_attempt FOLDER`. It ends when its parent does.
+"""Running one attempt in this process, and the child process of one: `python -m workers.run_attempt FOLDER`.
 
-The parent holds the other end of standard input; whatever kills the parent closes it.
+The child ends when its parent does: the parent holds the other end of standard input; whatever kills the parent closes
+it.
 """
 
 import os
@@ -14,10 +15,14 @@ from nas.jobs import Assignment, Failure
 from workers.attempt import AttemptFolder
 
 
-def main(folder: Path) -> None:
-    """Runs the assignment in `folder` and writes its outcome."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    attempt = AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text()))
+def threads_environment(cpus: int) -> dict[str, str]:
+    """Holds torch and the tokenizers to the cores of the job, if set before either is imported."""
+    return {"OMP_NUM_THREADS": str(cpus), "RAYON_NUM_THREADS": str(cpus), "TOKENIZERS_PARALLELISM": "true"}
+
+
+def run(attempt: AttemptFolder) -> None:
+    """Does what the assignment says and writes its outcome; raises only where that cannot be written."""
+    attempt.start_heartbeat()
     try:
         # Imported here: torch takes seconds, and even an import that fails is an outcome to report.
         from transformers.utils import logging
@@ -31,6 +36,12 @@ def main(folder: Path) -> None:
     except Exception as error:  # noqa: BLE001 - the border of the process: every failure becomes a record
         traceback.print_exc()
         attempt.finish(Failure(reason=f"{type(error).__name__}: {error}"))
+
+
+def main(folder: Path) -> None:
+    """The child process: runs the assignment in `folder`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    run(AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text())))
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nas.jobs import Assignment, Measurement, PrepareData
+from nas.jobs import Assignment, Measurement, PrepareData, Resources
 from nas.spec import DataSpec
 from workers.attempt import AttemptFolder
 
@@ -11,7 +11,7 @@ def attempt(folder: Path, number: int) -> AttemptFolder:
     path = folder / f"attempt-{number}"
     path.mkdir()
     spec = PrepareData(teacher="t", data=DataSpec(train="x"), training_tokens=1)
-    return AttemptFolder(Assignment(job_id=1, attempt=number, spec=spec, folder=str(path), cpus=1))
+    return AttemptFolder(Assignment(job_id=1, attempt=number, spec=spec, folder=str(path), resources=Resources(cpus=1)))
 
 
 def point(tokens: int, loss: float) -> Measurement:

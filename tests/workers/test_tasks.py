@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from nas.compression.checkpoint import load_model, own_tensors, weights_digest, write_weights
 from nas.errors import TeacherError
-from nas.jobs import Assignment, DataFiles, DataPrepared, Export, Exported, JobSpec, PrepareData
+from nas.jobs import Assignment, DataFiles, DataPrepared, Export, Exported, JobSpec, PrepareData, Resources
 from nas.model_folder import inspect_model_folder
 from nas.spec import ResourcesSpec
 from tests.conftest import tiny_spec
@@ -20,7 +20,7 @@ from workers.tasks import run_job
 
 def attempt(spec: JobSpec, folder: Path) -> AttemptFolder:
     folder.mkdir()
-    return AttemptFolder(Assignment(job_id=1, attempt=1, spec=spec, folder=str(folder), cpus=1))
+    return AttemptFolder(Assignment(job_id=1, attempt=1, spec=spec, folder=str(folder), resources=Resources(cpus=1)))
 
 
 @pytest.fixture

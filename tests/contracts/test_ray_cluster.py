@@ -1,0 +1,125 @@
+"""RayPool where processes die: schedulers on a cluster, and those with a Ray of their own."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from nas.errors import ServiceError, SettingError
+from nas.jobs import Assignment, Trained, Trial, Update
+from tests.contracts.conftest import assignment
+from tests.contracts.test_worker_pool import FOREVER, is_alive, wait_until_gone, worker_of
+from workers.ray_pool import _check_form, _connect
+
+pytestmark = pytest.mark.usefixtures("ray_of_the_run")
+
+DRIVER = Path(__file__).with_name("ray_driver.py")
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a Ray head of its own, with two cores."""
+    # A short name: the paths of Ray's sockets below it may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    port = free_port()
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+    options = ["--include-dashboard=false", "--disable-usage-stats"]
+    with (folder / "start.log").open("wb") as log:
+        head = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (folder / "start.log").read_text():
+            assert time.monotonic() < deadline, (folder / "start.log").read_text()
+            assert head.poll() is None, (folder / "start.log").read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        head.wait(30)
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def driver(address: str, what: str, job: Assignment, folder: Path) -> Iterator[IO[str]]:
+    """A scheduler's process that runs in `folder`; it is killed with signal 9 at the end, if it is still there."""
+    file = folder / "job.json"
+    file.write_text(job.model_dump_json())
+    command = [sys.executable, "-W", "error", str(DRIVER), address, what, str(file)]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout
+        process.send_signal(signal.SIGKILL)
+
+
+def updates(lines: IO[str]) -> Iterator[Update]:
+    for line in lines:
+        yield Update.model_validate_json(line)
+
+
+def test_a_restarted_scheduler_finds_its_running_attempts_again(
+    cluster: str, tmp_path: Path, trial: Callable[[int], Trial]
+) -> None:
+    """Nor does what lies in the folder that it was started from get into the workers' way."""
+    for package in ("workers", "nas", "torch"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    job = assignment(trial(60_000), tmp_path)
+    with driver(cluster, "submit", job, tmp_path) as lines:
+        first = next(update for update in updates(lines) if update.measurements)
+    worker = worker_of(job)
+    assert is_alive(worker)
+    assert not (Path(job.folder) / "result.json").exists()
+    with driver(cluster, "adopt", job, tmp_path) as lines:
+        told = list(updates(lines))
+    points = [point for update in told for point in update.measurements]
+    assert points[0] == first.measurements[0]
+    assert [point.tokens for point in points] == sorted({point.tokens for point in points})
+    assert len(points) == 5
+    assert isinstance(told[-1].result, Trained)
+    wait_until_gone(worker)
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_an_embedded_ray_ends_with_its_process(how: str, tmp_path: Path, trial: Callable[[int], Trial]) -> None:
+    job = assignment(trial(FOREVER), tmp_path)
+    with driver("embedded", "close" if how == "closed" else "submit", job, tmp_path) as lines:
+        assert next(updates(lines)).failure is None
+        worker = worker_of(job)
+        if how == "closed":
+            lines.read()  # Until it has ended by itself.
+    wait_until_gone(worker)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", "", "a b:1"])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(SettingError, match="is no address of a Ray cluster; accepted: auto, or host:port"):
+        _check_form(address)
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:PORT"])
+def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = address.replace("PORT", str(free_port()))
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(
+        ServiceError, match=f"^the Ray cluster at {address} cannot be reached: .*[Cc]onnection refused$"
+    ):
+        _connect(address, "tests", None)
+    assert time.monotonic() - began < 10
