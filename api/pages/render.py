@@ -1,0 +1,180 @@
+"""Pages as pure functions of views, whole or in fragments.
+
+A fragment is one element, named by its id; an open page replaces the element by its newer version. Whole pages are
+made of the same fragments, so the first load and every update agree. No fragment holds the time of its making:
+scripts turn exact times into relative ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import plotly
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from api.pages import words
+from api.pages.glyph import glyph, text_alternative
+from api.pages.rows import Row, rows
+from nas.figures import Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
+from nas.ranking import Standing
+from nas.states import JobState, SearchState
+from nas.views import AttemptView, CandidateDetails, ErrorView, HealthView, SearchSummary, SearchView
+
+PAGE_SIZE = 50
+"""Searches on one page of the list; only the first, newest page is live."""
+
+
+def search_fragments(view: SearchView, curves: Curves | None = None) -> dict[str, str]:
+    """The parts of a search's page that change, by element id; `curves` are those of its trials, for the table."""
+    return dict(_search_fragments(view, rows(view, curves)))
+
+
+def list_fragments(summaries: Sequence[SearchSummary], health: HealthView) -> dict[str, str]:
+    """The parts of the list's page that change, by element id."""
+    return {
+        "health": _render("health.html", health=health),
+        "searches": _render("searches_rows.html", summaries=summaries),
+    }
+
+
+def search_figures(view: SearchView, curves: Curves) -> dict[str, dict[str, Any]]:
+    """The charts of a search's page as Plotly's JSON, by element id."""
+    return {
+        "figure-loss-curves": loss_curves(view, curves).to_plotly_json(),
+        "figure-rank-over-tokens": rank_over_tokens(view, curves).to_plotly_json(),
+        "figure-loss-against-parameters": loss_against_parameters(view).to_plotly_json(),
+    }
+
+
+def search_page(view: SearchView, curves: Curves) -> str:
+    """The leaderboard of a search and all around it."""
+    found = rows(view, curves)
+    return _render(
+        "search.html",
+        view=view,
+        rows=found,
+        fragments=_search_fragments(view, found),
+        figures=search_figures(view, curves),
+        title=tab_title(view),
+    )
+
+
+def list_page(summaries: Sequence[SearchSummary], health: HealthView, offset: int) -> str:
+    """The searches from `offset` on, newest first; one more than PAGE_SIZE says that there are older ones."""
+    shown = summaries[:PAGE_SIZE]
+    return _render(
+        "searches.html",
+        fragments=list_fragments(shown, health),
+        offset=offset,
+        more=len(summaries) > PAGE_SIZE,
+        page_size=PAGE_SIZE,
+    )
+
+
+def candidate_page(details: CandidateDetails, view: SearchView) -> str:
+    """All that is on record of one candidate of the search `view`."""
+    figures = {"figure-candidate": candidate_curve(details, view).to_plotly_json()}
+    return _render(
+        "candidate.html", details=details, view=view, weights=_newest_weights(details.attempts), figures=figures
+    )
+
+
+def error_page(error: ErrorView, status: int) -> str:
+    """What went wrong, in a sentence, and where to go from there."""
+    return _render("error.html", status=status, heading=HTTPStatus(status).phrase, error=error)
+
+
+def tab_title(view: SearchView) -> str:
+    """A dot while the search runs, the best loss once there is one, and the name."""
+    best = _best(view)
+    dot, loss = "\u25cf" if view.state is SearchState.RUNNING else "", words.loss(best.loss if best else None)
+    parts = [dot, loss, view.name]
+    return " ".join(part for part in parts if part)
+
+
+def _search_fragments(view: SearchView, found: Sequence[Row]) -> dict[str, Markup]:
+    cancelling = view.cancelling and view.state is SearchState.RUNNING
+    best = _best(view)
+    return {
+        "heading": _render(
+            "heading.html", view=view, state_word="cancelling" if cancelling else view.state, title=tab_title(view)
+        ),
+        "cancel": _render("cancel.html", view=view),
+        "notice": _render("notice.html", view=view),
+        "best": _render("best.html", view=view, best=best, ahead=_ahead(view, best)),
+        "spend": _render("spend.html", view=view, doing=_doing(view)),
+        **{f"row-{row.standing.candidate_id}": _render("row.html", row=row, name=view.name) for row in found},
+        "teacher": _render("teacher.html", view=view),
+        "promotions": _render("promotions.html", view=view),
+    }
+
+
+def _best(view: SearchView) -> Standing | None:
+    """The first of the leaderboard, once it is retrained."""
+    return next((row for row in view.leaderboard if row.rank == 1 and row.tokens), None)
+
+
+def _ahead(view: SearchView, best: Standing | None) -> str:
+    """How far the best is from the second and from the teacher, where each can be told."""
+    if best is None or best.loss is None:
+        return ""
+    told = []
+    second = next((row for row in view.leaderboard if row.rank == 2), None)
+    if second is not None and second.loss is not None:
+        ahead = f"ahead of the second by {words.gap(second.loss - best.loss)}"
+        told.append(ahead if second.tokens == best.tokens else "the others have fewer tokens so far")
+    if view.teacher_loss is not None:
+        above = best.loss - view.teacher_loss
+        told.append(f"{words.gap(abs(above))} {'above' if above >= 0 else 'below'} the teacher")
+    return ", ".join(told)
+
+
+def _doing(view: SearchView) -> list[str]:
+    """What runs besides trials, which have rows of their own."""
+    told = []
+    for job in view.jobs:
+        if job.state is JobState.RUNNING and job.kind != "trial":
+            far = "" if job.progress is None else f", {words.percent(job.progress.done, job.progress.total)}"
+            told.append(words.PHASES[job.kind] + far)
+    return told
+
+
+def _newest_weights(attempts: Sequence[AttemptView]) -> AttemptView | None:
+    trained = [each for each in attempts if each.kind in ("trial", "promotion") and each.state == "succeeded"]
+    return max(trained, key=lambda attempt: (attempt.job_id, attempt.number), default=None)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("api.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    filters: Mapping[str, Any] = {
+        "about": words.about,
+        "alternative": text_alternative,
+        "counts": words.counts,
+        "exact": words.exact,
+        "glyph": glyph,
+        "loss": words.loss,
+        "parameters": words.parameters,
+        "percent": words.percent,
+        "segment": lambda text: quote(text, safe=""),
+        "size": words.size,
+        "tokens": words.tokens,
+    }
+    environment.filters.update(filters)
+    environment.globals.update(plotly_version=plotly.__version__, trial_words=words.TRIALS)
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _render(template: str, **values: object) -> Markup:
+    return Markup(_ENVIRONMENT.get_template(template).render(values).strip())
