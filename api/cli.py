@@ -1,28 +1,17 @@
-"""The `topiary` command."""
+"""The `topiary` command: its options, and what its exit codes mean."""
 
 import argparse
 import importlib.metadata
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TypeAlias
 
-from rich.console import Console
-
-from api.display import SearchDisplay, candidates, leaderboard, summary
-from api.run import run_search
-from api.services.submission import enumerate_spec
-from api.settings import Settings
-from nas.errors import TopiaryError, UserError
-from nas.spec import SearchSpec
-from nas.spec_file import read_spec
-from nas.views import SearchView
-
-_FILE_WIDTH = 160
-"""Where output goes to a file there is no width to keep to, only lines not to break."""
+from api import client_commands, service_commands
+from api.settings import DEFAULT_PORT
+from nas.errors import ServiceError, TopiaryError, UserError
 
 SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,11 +19,14 @@ SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
-    return guarded(lambda: parsed.command(parsed))
+    return guarded(lambda: parsed.command(parsed), again=getattr(parsed, "again", ""))
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """The command's exit code, with bad input and interruption turned into a sentence and a code of their own."""
+def guarded(command: Callable[[], int], *, again: str = "") -> int:
+    """The command's exit code, with bad input and interruption turned into a sentence and a code of their own.
+
+    `again` says what the same command does when it is given once more.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -44,71 +36,124 @@ def guarded(command: Callable[[], int]) -> int:
             print(f"topiary: {each}", file=sys.stderr)
         return BAD_INPUT
     except (TopiaryError, OSError) as error:
-        print(f"topiary: {error}; once that is mended, the same command goes on where it was", file=sys.stderr)
+        mended = f"; once that is mended, {again}" if again and not isinstance(error, ServiceError) else ""
+        print(f"topiary: {error}{mended}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
-        print("topiary: interrupted; the same command goes on from the newest checkpoints", file=sys.stderr)
+        print(f"topiary: interrupted{f'; {again}' if again else ''}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="topiary", description="Cuts compact language models out of a large one.")
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("topiary-nas"))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a whole search on this machine, or go on with it")
-    run.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
-    run.add_argument(
-        "--into", type=Path, help="folder for the database and all artifacts (default: NAME below TOPIARY_RUNS or runs)"
-    )
-    run.add_argument("--json", action="store_true", help="print the finished search as JSON")
-    run.set_defaults(command=_run)
-    enumerate_ = commands.add_parser("enumerate", help="list a spec's candidates with their costs; starts nothing")
-    enumerate_.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
-    enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
-    enumerate_.set_defaults(command=_enumerate)
-    return parser
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(parsed: argparse.Namespace) -> int:
-    spec = read_spec(parsed.spec)
-    into = parsed.into or Settings.from_environment().runs_folder / spec.name
-    started = time.monotonic()
-    view = run_to_end(spec, into)
-    if parsed.json:
-        print(view.model_dump_json())
-    return report(view, time.monotonic() - started, to=sys.stderr if parsed.json else sys.stdout)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="topiary", description="Cuts compact language models out of a large one.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("topiary-nas"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_service(commands)
+    _add_client(commands)
+    _add_local(commands)
+    return parser
 
 
-def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
-    """Runs a search under a live display."""
-    with SearchDisplay() as display:
-        return run_search(spec, into, display.update)
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
-    """Prints how a search ended; returns the exit code that says so."""
-    console = Console(file=to, width=None if to.isatty() else _FILE_WIDTH)
-    console.print(leaderboard(view))
-    if view.state == "failed":
-        print(f"topiary: the search failed: {view.reason}", file=sys.stderr)
-        return BAD_INPUT if view.user_error else FAILURE
-    console.print(summary(view, seconds), highlight=False)
-    for promotion in view.promotions:
-        console.print(f"model           {promotion.folder}", highlight=False)
-    return SUCCESS
+def _add_service(commands: Commands) -> None:
+    """The service itself."""
+    serve = _command(commands, "serve", service_commands.serve, "run the whole service on this machine")
+    serve.set_defaults(again="the same command goes on with every search from its newest checkpoints")
+    _listening(serve)
+    _storage(serve, ray=True)
+    http = _command(commands, "http", service_commands.http, "run the HTTP server alone")
+    _listening(http)
+    _storage(http)
+    http.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    scheduler = _command(commands, "scheduler", service_commands.scheduler, "run a scheduler alone")
+    _storage(scheduler, ray=True)
+    scheduler.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    for child in (http, scheduler):
+        child.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    migrate = _command(commands, "migrate", service_commands.migrate, "bring the database's tables up to date")
+    _storage(migrate)
 
 
-def _enumerate(parsed: argparse.Namespace) -> int:
-    found = enumerate_spec(read_spec(parsed.spec))
-    if parsed.json:
-        print(found.model_dump_json())
-    else:
-        Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(candidates(found))
-    return SUCCESS
+def _add_client(commands: Commands) -> None:
+    """What a running service is asked."""
+    submit = _command(commands, "submit", client_commands.submit, "submit a search, or take one up again")
+    submit.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    submit.add_argument("--watch", action="store_true", help="then watch it to its end")
+    _remote(submit)
+    _remote(_command(commands, "searches", client_commands.searches, "list the searches"))
+    for name, command, does in (
+        ("watch", client_commands.watch, "watch a search live, to its end"),
+        ("leaderboard", client_commands.leaderboard, "print a search's leaderboard"),
+        ("best", client_commands.best, "print the best architecture, its config and its checkpoint"),
+        ("cancel", client_commands.cancel, "end a search now; what is retrained stays on record"),
+    ):
+        _remote(_of_search(commands, name, command, does))
+    logs = _of_search(commands, "logs", client_commands.logs, "print what the workers of a search wrote")
+    logs.add_argument("--job", type=int, help="one job in full, as the list names it")
+    logs.add_argument("--attempt", type=int, help="which of its attempts (default: the newest)")
+    _remote(logs)
+    export = _of_search(commands, "export", client_commands.export, "fetch the model that a search ended in")
+    export.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
+    _remote(export)
+
+
+def _add_local(commands: Commands) -> None:
+    """What needs no service."""
+    run = _command(commands, "run", service_commands.run, "run one whole search here, without a service")
+    run.set_defaults(again="the same command goes on from the newest checkpoints")
+    run.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    run.add_argument(
+        "--into", type=Path, help="folder for the database and all artifacts (default: NAME below TOPIARY_RUNS or runs)"
+    )
+    run.add_argument("--json", action="store_true", help="print the finished search as JSON")
+    enumerate_ = _command(
+        commands, "enumerate", service_commands.enumerate_, "list a spec's candidates with their costs; starts nothing"
+    )
+    enumerate_.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def _command(
+    commands: Commands, name: str, command: Callable[[argparse.Namespace], int], does: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=does, description=does)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _of_search(
+    commands: Commands, name: str, command: Callable[[argparse.Namespace], int], does: str
+) -> argparse.ArgumentParser:
+    parser = _command(commands, name, command, does)
+    parser.add_argument("search", metavar="SEARCH", help="its name")
+    return parser
+
+
+def _listening(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="an address of this machine only (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default: %(default)s)")
+
+
+def _storage(parser: argparse.ArgumentParser, *, ray: bool = False) -> None:
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="for artifacts (default: TOPIARY_RUNS or runs)")
+    parser.add_argument("--database", metavar="URL", help="(default: TOPIARY_DATABASE, or SQLite in the runs folder)")
+    if ray:
+        parser.add_argument(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="a running Ray cluster, as host:port or auto (default: TOPIARY_RAY_ADDRESS, or a Ray of its own)",
+        )
+
+
+def _remote(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="URL", help="(default: TOPIARY_URL, or this machine's)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 if __name__ == "__main__":

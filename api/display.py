@@ -1,9 +1,10 @@
 """What a search looks like in a terminal: a live table with progress, or plain lines where there is no terminal."""
 
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.ranking import Standing
-from nas.views import CandidateView, EnumerationView, JobView, SearchView
+from nas.states import JobState, SearchState, TrialState
+from nas.views import AttemptView, BestView, CandidateView, EnumerationView, JobView, SearchSummary, SearchView
+
+FILE_WIDTH = 160
+"""Where output goes to a file there is no width to keep to, only lines not to break."""
 
 _SHAPE = "layers x hidden x ffn x heads"
 _PHASES = {
@@ -77,7 +82,7 @@ class SearchDisplay:
             f"{view.name}: {row.architecture.label}: {_loss(row.loss_after_pruning)} after pruning, "
             f"{_loss(row.loss)} after {_tokens(row.tokens)} tokens"
             for row in view.leaderboard
-            if row.state == "succeeded"
+            if row.state is TrialState.SUCCEEDED
         ]
         for line in news:
             if line not in self._said:
@@ -113,9 +118,9 @@ def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
     teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {_loss(view.teacher_loss)}"
     table = _table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
-    running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state == "running"}
+    running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state is JobState.RUNNING}
     for row in view.leaderboard:
-        style = "bold" if row.rank == 1 else "red" if row.state == "failed" else ""
+        style = "bold" if row.rank == 1 else "red" if row.state is TrialState.FAILED else ""
         table.add_row(*_cells(row, running.get(row.candidate_id)), style=style)
     return Group(
         Text(f"{view.name}: a teacher of {_count(view.teacher_parameters)} parameters{teacher}"),
@@ -141,12 +146,79 @@ def candidates(found: EnumerationView) -> RenderableType:
         )
     return Group(
         Text(
-            f"{len(found.candidates)} candidates; {found.num_outside_budget} other shapes are outside the budget, "
+            f"{_how_many(found)}; {found.num_outside_budget} other shapes are outside the budget, "
             f"{found.num_illegal} not legal for {found.teacher.family}"
         ),
         table,
         Text(f"shape: {_SHAPE}; last row: the teacher; KV kB and forward MFLOP: per token", style="dim"),
     )
+
+
+def _how_many(found: EnumerationView) -> str:
+    drawn = f" drawn from {found.num_fitting:,}" if len(found.candidates) < found.num_fitting else ""
+    return f"{len(found.candidates)} candidates{drawn}"
+
+
+def searches(found: Sequence[SearchSummary]) -> RenderableType:
+    """One line for each search, its best candidate at the end."""
+    if not found:
+        return Text("no searches yet; `topiary submit SPEC` begins one")
+    table = _table(("name", "state", "retrained", "tokens", "of", "best", "loss"))
+    table.columns[0].justify = table.columns[1].justify = "left"
+    for each in found:
+        table.add_row(
+            each.name,
+            "cancelling" if each.cancelling else each.state.value,
+            f"{each.num_retrained} of {each.num_candidates}",
+            _tokens(each.tokens_done),
+            _tokens(each.tokens_total),
+            "" if each.best is None else each.best.architecture.label,
+            _loss(None if each.best is None else each.best.loss),
+        )
+    return Group(table, Text(f"best: {_SHAPE}; losses in nats per token", style="dim"))
+
+
+def best(found: BestView) -> RenderableType:
+    """The best architecture and where its weights are."""
+    row, checkpoint = found.standing, found.checkpoint
+    where = "none yet" if checkpoint is None else checkpoint.path
+    return Text(
+        f"shape           {row.architecture.label} ({_SHAPE})\n"
+        f"parameters      {row.parameters:,}\n"
+        f"loss            {_loss(row.loss)} after {_tokens(row.tokens)} tokens, "
+        f"{_loss(row.loss_after_pruning)} after pruning\n"
+        f"checkpoint      {where}"
+        + ("" if checkpoint is None else f" ({checkpoint.kind}, loss {_loss(checkpoint.loss)})")
+        + ("" if found.final else "\nstill running   others may overtake it")
+    )
+
+
+def attempts(found: Sequence[AttemptView]) -> RenderableType:
+    """One line for each attempt at a job."""
+    table = _table(("job", "attempt", "kind", "state", "began", "took", "reason"))
+    for column in table.columns[2:4] + table.columns[-1:]:
+        column.justify = "left"
+    for each in found:
+        took = "" if each.ended_at is None else duration((each.ended_at - each.started_at).total_seconds())
+        began = each.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(str(each.job_id), str(each.number), each.kind, each.state, began, took, each.reason or "")
+    return Group(table, Text("`--job N` prints the log of a job", style="dim"))
+
+
+def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
+    """Prints how a search ended; returns the exit code that says so."""
+    console = Console(file=to, width=None if to.isatty() else FILE_WIDTH)
+    console.print(leaderboard(view))
+    if view.state is SearchState.FAILED:
+        print(f"topiary: the search failed: {view.reason}", file=sys.stderr)
+        return 2 if view.user_error else 1
+    if view.state is SearchState.CANCELLED:
+        print("topiary: the search was cancelled; submitted again, it goes on from there", file=sys.stderr)
+        return 1
+    console.print(summary(view, seconds), highlight=False)
+    for promotion in view.promotions:
+        console.print(f"model           {promotion.folder}", highlight=False)
+    return 0
 
 
 def _table(headers: Sequence[str]) -> Table:
@@ -157,7 +229,7 @@ def _table(headers: Sequence[str]) -> Table:
 
 
 def _cells(row: Standing, job: JobView | None) -> list[str]:
-    tokens = _tokens(row.tokens) if row.state == "succeeded" else row.state
+    tokens = _tokens(row.tokens) if row.state is TrialState.SUCCEEDED else row.state.value
     if job is not None and job.progress is not None and job.progress.unit == "tokens":
         tokens = f"{100 * job.progress.done // job.progress.total} %"
     return [
@@ -187,7 +259,9 @@ def summary(view: SearchView, seconds: float) -> str:
             f"{_tokens(promotion.curve[-1].tokens)} more of promotion, {_loss(promotion.exported_loss)} as exported",
         ]
     lines += [
-        f"given up        {row.architecture.label}: {row.reason}" for row in view.leaderboard if row.state == "failed"
+        f"given up        {row.architecture.label}: {row.reason}"
+        for row in view.leaderboard
+        if row.state is TrialState.FAILED
     ]
     lines.append(f"time            {duration(seconds)}")
     return "\n".join(lines)
@@ -207,9 +281,11 @@ def duration(seconds: float) -> str:
 
 
 def _phase(view: SearchView) -> str:
-    if view.state != "running":
-        return view.state
-    kinds = [job.kind for job in view.jobs if job.state == "running"] or [job.kind for job in view.jobs]
+    if view.state is not SearchState.RUNNING:
+        return view.state.value
+    if view.cancelling:
+        return "cancelling"
+    kinds = [job.kind for job in view.jobs if job.state is JobState.RUNNING] or [job.kind for job in view.jobs]
     return _PHASES[kinds[0]] if kinds else "starting"
 
 

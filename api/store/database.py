@@ -53,8 +53,8 @@ class Database:
             found = context.get_current_revision()
         if found != newest:
             raise StoreError(
-                f"the database {self._engine.url} has tables of version {found or 'none'}, this program needs {newest}: "
-                "run `topiary migrate` with the same database"
+                f"the database {self._engine.url} has tables of version {found or 'none'}, "
+                f"this program needs {newest}: run `topiary migrate` with the same database"
             )
 
     @contextmanager

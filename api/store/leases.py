@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.store.tables import LeaseRow
+from api.store.tables import InstallationRow, LeaseRow
 
 
 class Leases:
@@ -36,6 +36,10 @@ class Leases:
     def vacate(self, name: str, *, now: datetime) -> None:
         """Ends whoever's lease, for one who knows that no other holder can be alive."""
         self._session.get_one(LeaseRow, name).until = now
+
+    def installation(self) -> str:
+        """What tells this store from any other."""
+        return self._session.scalars(select(InstallationRow.id)).one()
 
     def until(self, name: str) -> datetime:
         return self._session.get_one(LeaseRow, name).until

@@ -223,3 +223,10 @@ class LeaseRow(Base):
     holder: Mapped[str]
     term: Mapped[int]
     until: Mapped[datetime]
+
+
+class InstallationRow(Base):
+    """The one row that tells this store from any other on the same Ray cluster."""
+
+    __tablename__ = "installation"
+    id: Mapped[str] = mapped_column(primary_key=True)

@@ -1,18 +1,27 @@
-"""`scripts/demo`: writes the demo's text, runs its search, and says what came of it."""
+"""`scripts/demo`: writes the demo's text, runs its search through the service, and says what came of it."""
 
 import argparse
 import json
 import os
+import re
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from api.cli import guarded, report, run_to_end
+from api.cli import guarded
+from api.client_commands import watch_to_end
+from api.display import report
 from examples.demo.corpus import PACKAGES, Module, modules, versions
+from nas.client import Client
 from nas.durable import write_text
 from nas.errors import FolderError
 from nas.spec_file import read_spec
+from nas.states import SearchState
 from nas.views import SearchView
 
 SPEC = Path(__file__).with_name("search.yaml")
@@ -22,26 +31,62 @@ TRAINING_CHARACTERS, VALIDATION_CHARACTERS, EXCERPT = 1_000_000, 120_000, 3_000
 
 def main() -> int:
     """Returns the exit code of the search."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("--into", type=Path, help="the folder of an earlier demo to go on with (default: a new one)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a summary to FILE")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     started = time.monotonic()
     spec = read_spec(SPEC)
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise FolderError(
-            "--json", str(arguments.json), "is in no folder that exists", "a file in a folder that exists"
-        )
     into = arguments.into or RUNS / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     print(f"Searching for a compact model with half of the demo teacher's parameters; artifacts in {into}")
     print(f"`scripts/demo --into {into}` goes on with it if it is interrupted", flush=True)
     write_corpus(Path(spec.data.train), Path(spec.data.validation or ""))
-    view = run_to_end(spec, into)
-    seconds = time.monotonic() - started
-    code = report(view, seconds, to=sys.stdout)
-    if arguments.json is not None and view.state == "finished":
-        arguments.json.write_text(json.dumps(demo_summary(view, seconds), indent=2) + "\n")
+    with service(into, arguments.port) as client:
+        print(f"Watch it at {client.url}/searches/{spec.name}", flush=True)
+        client.submit(spec)
+        view = watch_to_end(client, spec.name)
+        seconds = time.monotonic() - started
+        code = report(view, seconds, to=sys.stdout)
+        if arguments.json is not None and view.state is SearchState.FINISHED:
+            arguments.json.write_text(json.dumps(demo_summary(view, seconds), indent=2) + "\n")
+        if arguments.keep_serving:
+            print(f"The page stays at {client.url}/searches/{spec.name}; Ctrl-C ends it", flush=True)
+            wait_for_interrupt()
     return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--into", type=Path, help="the folder of an earlier demo to go on with (default: a new one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a summary to FILE")
+    parser.add_argument("--port", type=int, default=0, help="of the page (default: any free one)")
+    parser.add_argument("--keep-serving", action="store_true", help="leave the page up when the search has ended")
+    arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise FolderError(
+            "--json", str(arguments.json), "is in no folder that exists", "a file in a folder that exists"
+        )
+    return arguments
+
+
+@contextmanager
+def service(runs: Path, port: int) -> Iterator[Client]:
+    """`topiary serve` over a folder of its own, for as long as the block runs; a client of it that is ready."""
+    command = [sys.executable, "-P", "-m", "api.cli", "serve", "--runs", str(runs), "--port", str(port)]
+    # A session of its own: Ctrl-C is for the demo, which then ends the service in order.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            # It has said what is wrong, and so says no address.
+            address = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
+            if address is None:
+                sys.exit(process.wait())
+            with Client(address[0]) as client:
+                client.wait_until_ready()
+                yield client
+        finally:
+            process.terminate()
+
+
+def wait_for_interrupt() -> None:
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def write_corpus(train: Path, validation: Path) -> None:
@@ -97,4 +142,4 @@ def _first(parts: list[Module], characters: int) -> list[Module]:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(guarded(main, again="`--into` with the same folder goes on from the newest checkpoints"))

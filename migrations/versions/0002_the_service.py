@@ -1,5 +1,7 @@
 """The service: events, leases, intents, cancelling"""
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -51,10 +53,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.execute(leases.insert().values(name="scheduler", holder="", term=0, until=sa.text(f"'{_LONG_AGO}'")))
+    installation = op.create_table(
+        "installation",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
+    )
+    op.execute(installation.insert().values(id=secrets.token_hex(8)))
 
 
 def downgrade() -> None:
     """What is cancelled was failed before there was a word for it."""
+    op.drop_table("installation")
     op.drop_table("leases")
     op.drop_index(op.f("ix_events_search_id"), table_name="events")
     op.drop_table("events")

@@ -1,0 +1,116 @@
+"""The commands that ask a running service."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from pydantic import BaseModel, TypeAdapter
+from rich.console import Console, RenderableType
+
+from api import display
+from api.display import FILE_WIDTH, SearchDisplay
+from nas.client import Client
+from nas.errors import NotFoundError
+from nas.spec_file import read_spec
+from nas.views import SearchView
+
+
+def submit(parsed: argparse.Namespace) -> int:
+    spec = read_spec(parsed.spec)  # Here, so that its paths count from its own folder.
+    with _client(parsed) as client:
+        view = client.submit(spec)
+        page = f"{client.url}/searches/{view.name}"
+        print(f"{view.name}: {view.state}, {len(view.leaderboard)} candidates; {page}", file=sys.stderr)
+        if parsed.watch:
+            return _watched(client, view.name, json=parsed.json)
+    if parsed.json:
+        print(view.model_dump_json())
+    return 0
+
+
+def searches(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        return _say(parsed, found := client.searches(), display.searches(found))
+
+
+def watch(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        return _watched(client, parsed.search, json=parsed.json)
+
+
+def leaderboard(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        view = client.search(parsed.search)
+        return _say(parsed, view.leaderboard, display.leaderboard(view))
+
+
+def best(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        return _say(parsed, found := client.best(parsed.search), display.best(found))
+
+
+def cancel(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        view = client.cancel(parsed.search)
+    if parsed.json:
+        print(view.model_dump_json())
+    else:
+        print(f"{view.name}: {'cancelling' if view.cancelling else view.state}")
+    return 0
+
+
+def logs(parsed: argparse.Namespace) -> int:
+    """Without a job: a list of all attempts. With one: the whole log of its newest attempt, or of the one asked for."""
+    with _client(parsed) as client:
+        attempts = client.attempts(parsed.search)
+        if parsed.job is None:
+            return _say(parsed, attempts, display.attempts(attempts))
+        numbers = [each.number for each in attempts if each.job_id == parsed.job]
+        if not numbers or parsed.attempt not in (None, *numbers):
+            asked = f"{parsed.job}" if parsed.attempt is None else f"{parsed.job}, attempt {parsed.attempt},"
+            raise NotFoundError(
+                "--job", asked, f"is not in {parsed.search}", f"what `topiary logs {parsed.search}` lists"
+            )
+        print(client.log(parsed.job, parsed.attempt or numbers[-1]), end="")
+    return 0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    with _client(parsed) as client:
+        folder = client.export(parsed.search, parsed.into)
+    print(folder)
+    return 0
+
+
+def watch_to_end(client: Client, name: str) -> SearchView:
+    """Watches a search under a live display; returns how it ended."""
+    with SearchDisplay() as shown:
+        for view in client.watch(name):
+            shown.update(view)
+    return view
+
+
+def _watched(client: Client, name: str, *, json: bool) -> int:
+    started = time.monotonic()
+    view = watch_to_end(client, name)
+    if json:
+        print(view.model_dump_json())
+    return display.report(view, time.monotonic() - started, to=sys.stderr if json else sys.stdout)
+
+
+def _client(parsed: argparse.Namespace) -> Client:
+    return Client(parsed.server)
+
+
+def _say(parsed: argparse.Namespace, found: BaseModel | Sequence[BaseModel], shown: RenderableType) -> int:
+    """Prints what was found: as JSON, or as it is shown."""
+    if parsed.json:
+        print(TypeAdapter(type(found)).dump_json(found).decode() if isinstance(found, BaseModel) else _array(found))
+    else:
+        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(shown, highlight=False)
+    return 0
+
+
+def _array(found: Sequence[BaseModel]) -> str:
+    return "[" + ",".join(each.model_dump_json() for each in found) + "]"

@@ -1,0 +1,172 @@
+"""`topiary serve`: one command that keeps the HTTP server and the scheduler running.
+
+It holds the listening socket itself, so an HTTP server that has to be started again loses no connection that waits.
+Both children end when this process does, however it ends: they read a pipe that closes with it.
+"""
+
+import ipaddress
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from api.settings import Settings
+from api.store.database import Database
+from nas.errors import FolderError, SettingError
+
+BAD_INPUT = 2
+"""A child that ends with this code would end so again."""
+
+_LOOK_SECONDS = 0.1
+_FIRST_PAUSE, _LONGEST_PAUSE, _STEADY_SECONDS = 0.2, 30.0, 60.0
+_GRACE_SECONDS = 15
+
+
+def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> int:
+    """Runs the service until it is interrupted; `ready` gets its address. Returns an exit code.
+
+    Raises SettingError for an address that is not this machine's own, or in use, and FolderError for runs that
+    another service holds.
+    """
+    check_loopback(host)
+    database = Database(settings.database)
+    with _exclusive(settings.runs_folder.resolve(), alone=database.is_sqlite), _listening(host, port) as listener:
+        if database.is_sqlite:
+            database.migrate()
+        else:
+            database.check_version()
+        database.close()
+        address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
+        http = _Child("the HTTP server", ["http", "--fd", str(listener.fileno())], (listener.fileno(),))
+        alone = ["--alone"] if database.is_sqlite else []
+        scheduler = _Child("the scheduler", ["scheduler", *alone])
+        options = ["--runs", str(settings.runs_folder), "--database", settings.database]
+        if settings.ray_address:
+            scheduler.arguments += ["--ray-address", settings.ray_address]
+        return _supervise([http, scheduler], options, lambda: ready(address))
+
+
+def check_loopback(host: str) -> None:
+    """Raises SettingError for a host that other machines could reach: there are no keys yet."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        problem = "is not this machine's own address, and without keys anyone who can reach it could use it"
+        raise SettingError("--host", host, problem, "127.0.0.1, ::1 or localhost")
+
+
+@dataclass
+class _Child:
+    """A process that is started again whenever it ends."""
+
+    name: str
+    arguments: list[str]
+    pass_fds: tuple[int, ...] = ()
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    pause: float = _FIRST_PAUSE
+    due: float = field(default_factory=time.monotonic)
+
+    def look_after(self, options: list[str]) -> int | None:
+        """Starts it if it is due; returns the exit code of one that has just ended."""
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self.due:
+                self._start(options)
+            return None
+        code = self.process.poll()
+        if code is not None:
+            self.process = None
+            self.pause = _FIRST_PAUSE if now - self.started > _STEADY_SECONDS else min(2 * self.pause, _LONGEST_PAUSE)
+            self.due = now + self.pause
+        return code
+
+    def _start(self, options: list[str]) -> None:
+        # -P: packages of the user's, in the folder the command is run from, are not to be imported.
+        command = [sys.executable, "-P", "-m", "api.cli", *self.arguments, *options, "--with-parent"]
+        # A session of its own: Ctrl-C is for the parent, which then ends its children in order.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=self.pass_fds, start_new_session=True)
+        self.started = time.monotonic()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        if self.process is not None:
+            try:
+                self.process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def _supervise(children: list[_Child], options: list[str], ready: Callable[[], None]) -> int:
+    try:
+        for child in children:
+            child.look_after(options)
+        ready()
+        while True:
+            for child in children:
+                code = child.look_after(options)
+                if code == BAD_INPUT:
+                    return BAD_INPUT  # It has said why.
+                if code is not None:
+                    print(f"topiary: {child.name} ended ({_how(code)}) and is started again", file=sys.stderr)
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        for child in children:
+            child.end()
+        for child in children:
+            child.wait()
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens; port 0 is any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+            raise SettingError("--port", port, f"cannot be used ({reason})", "a free port, or 0 for any") from error
+        listener.listen(256)
+        yield listener
+
+
+@contextmanager
+def _exclusive(runs: Path, *, alone: bool) -> Iterator[None]:
+    """The folder of runs for this service alone where its database is in it; the lock goes with the process."""
+    accepted = "a folder that no other service or run uses, and that can be written"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(runs / "lock")
+        if alone:
+            lock.acquire(blocking=False)
+    except Timeout as error:
+        raise FolderError("--runs", str(runs), "is in use by another service or run", accepted) from error
+    except OSError as error:
+        raise FolderError("--runs", str(runs), f"cannot be used ({error.strerror})", accepted) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,112 @@
+"""The commands that are the service, or do without one."""
+
+import argparse
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy import make_url
+
+from api.display import FILE_WIDTH, SearchDisplay, candidates, report
+from api.run import run_search
+from api.serve import check_loopback
+from api.serve import serve as supervise
+from api.services.submission import enumerate_spec
+from api.settings import Settings
+from api.store.database import Database
+from nas.spec import SearchSpec
+from nas.spec_file import read_spec
+from nas.views import SearchView
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    settings = _settings(parsed)
+
+    def ready(address: str) -> None:
+        print(f"Topiary serves {address} (REST under /v1, described at /docs); Ctrl-C ends it")
+        print(f"runs in {settings.runs_folder.resolve()}", flush=True)
+
+    return supervise(settings, parsed.host, parsed.port, ready)
+
+
+def http(parsed: argparse.Namespace) -> int:
+    from api.app import Server, create_app  # Here: the other commands need no web.
+
+    _end_with_parent(parsed)
+    settings = _settings(parsed)
+    if parsed.fd is None:
+        check_loopback(parsed.host)
+        database = Database(settings.database)
+        database.check_version()
+        database.close()
+    server = Server(create_app(settings), host=parsed.host, port=parsed.port)
+    with suppress(KeyboardInterrupt):  # It ends in order, then tells the signal on.
+        server.run(sockets=None if parsed.fd is None else [socket.socket(fileno=parsed.fd)])
+    return 0
+
+
+def scheduler(parsed: argparse.Namespace) -> int:
+    from api.scheduling import run_scheduler
+
+    _end_with_parent(parsed)
+    run_scheduler(_settings(parsed), alone=parsed.alone)
+    return 0
+
+
+def migrate(parsed: argparse.Namespace) -> int:
+    settings = _settings(parsed)
+    settings.runs_folder.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database)
+    database.migrate()
+    print(f"{make_url(database.url).render_as_string()} is up to date")
+    database.close()
+    return 0
+
+
+def run(parsed: argparse.Namespace) -> int:
+    spec = read_spec(parsed.spec)
+    into = parsed.into or Settings.from_environment().runs_folder / spec.name
+    started = time.monotonic()
+    view = run_to_end(spec, into)
+    if parsed.json:
+        print(view.model_dump_json())
+    return report(view, time.monotonic() - started, to=sys.stderr if parsed.json else sys.stdout)
+
+
+def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
+    """Runs a search under a live display."""
+    with SearchDisplay() as display:
+        return run_search(spec, into, display.update)
+
+
+def enumerate_(parsed: argparse.Namespace) -> int:
+    found = enumerate_spec(read_spec(parsed.spec))
+    if parsed.json:
+        print(found.model_dump_json())
+    else:
+        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(candidates(found))
+    return 0
+
+
+def _settings(parsed: argparse.Namespace) -> Settings:
+    """The environment's, with the command's options in their place."""
+    return Settings.from_environment().replaced(
+        runs_folder=parsed.runs, database_url=parsed.database, ray_address=getattr(parsed, "ray_address", None)
+    )
+
+
+def _end_with_parent(parsed: argparse.Namespace) -> None:
+    """Ends this process when the supervisor, which holds the other end of standard input, does."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)
+
+    if parsed.with_parent:
+        threading.Thread(target=wait, daemon=True).start()
