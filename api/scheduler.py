@@ -1,6 +1,8 @@
 """Scheduler.step(): one turn of everything, as a function of the store, the pool and the clock."""
 
+import os
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -61,7 +63,8 @@ class Scheduler:
         self._pool = pool
         self._run_folder = run_folder
         self._clock = clock
-        self._name = secrets.token_hex(8)
+        # Unlike any other's; the rest is for whoever looks for the process that holds the lease.
+        self._name = f"{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
         self._term: int | None = None
         """The term of the lease in which the pool's attempts were handed out or adopted."""
         self._unrecorded: list[Update] = []

@@ -117,8 +117,7 @@ def test_a_folder_holds_one_search(
     (tmp_path / "run").mkdir()
     database = Database(f"sqlite:///{tmp_path / 'run' / 'topiary.db'}")
     database.migrate()
-    with database.transaction() as session:
-        submit(session, tiny_spec(teacher_folder, text_file, name="first"), utc_now())
+    submit(database, tiny_spec(teacher_folder, text_file, name="first"), utc_now())
     database.close()
     error = refusal_of_folder(tmp_path / "run", tiny_spec(teacher_folder, text_file), capsys)
     assert f"--into: {tmp_path / 'run'} holds the search first; accepted: a folder of its own" in error

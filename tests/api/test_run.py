@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.conftest import tiny_spec
-from tests.contracts.test_worker_pool import workers_in
 
 LOAD = """
 import sys, torch
@@ -153,3 +152,9 @@ def wait_until_gone(folder: Path) -> None:
     for worker in left:
         os.kill(worker, signal.SIGKILL)
     assert not left
+
+
+def workers_in(folder: Path) -> list[int]:
+    """Process ids of the attempts below `folder`."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if f"workers.run_attempt {folder}" in line]

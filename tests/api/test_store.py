@@ -56,7 +56,7 @@ def test_a_database_of_another_version_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "no url", "postgres+nothing://x"])
 def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(SettingError, match="TOPIARY_DATABASE: .*accepted: an SQLAlchemy URL"):
+    with pytest.raises(SettingError, match=r"TOPIARY_DATABASE: .*accepted: an SQLAlchemy URL"):
         Database(url)
 
 

@@ -1,12 +1,9 @@
 """RayPool where processes die: schedulers on a cluster, and those with a Ray of their own."""
 
 import contextlib
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,42 +15,18 @@ from nas.errors import ServiceError, SettingError
 from nas.jobs import Assignment, Trained, Trial, Update
 from tests.contracts.conftest import assignment
 from tests.contracts.test_worker_pool import FOREVER, is_alive, wait_until_gone, worker_of
+from tests.ray_head import free_port, ray_head
 from workers.ray_pool import _check_form, _connect
 
 pytestmark = pytest.mark.usefixtures("ray_of_the_run")
 
 DRIVER = Path(__file__).with_name("ray_driver.py")
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """The address of a Ray head of its own, with two cores."""
-    # A short name: the paths of Ray's sockets below it may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    port = free_port()
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
-    options = ["--include-dashboard=false", "--disable-usage-stats"]
-    with (folder / "start.log").open("wb") as log:
-        head = subprocess.Popen([*command, *options], stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in (folder / "start.log").read_text():
-            assert time.monotonic() < deadline, (folder / "start.log").read_text()
-            assert head.poll() is None, (folder / "start.log").read_text()
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        head.terminate()
-        head.wait(30)
-        shutil.rmtree(folder)
+    with ray_head() as address:
+        yield address
 
 
 @contextlib.contextmanager

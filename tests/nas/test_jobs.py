@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from nas.errors import IllegalMove
 from nas.jobs import (
-    LEGAL_MOVES,
     Assignment,
     Calibrate,
     Calibrated,
@@ -21,17 +20,17 @@ from nas.jobs import (
     JobProgress,
     JobResult,
     JobSpec,
-    JobState,
     Measurement,
     PrepareData,
     Promotion,
+    Resources,
     Trained,
     Trial,
     Update,
     attempt_folder,
-    check_move,
 )
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
+from nas.states import LEGAL_MOVES, JobState, check_move
 from tests.nas.shapes import small_llama
 
 FILES = DataFiles(train_file="t.bin", validation_file="v.bin", sequence_length=32, validation_sequences=4)
@@ -87,6 +86,9 @@ MOVES = {
     ("running", "succeeded"),
     ("running", "failed"),
     ("failed", "queued"),
+    ("queued", "cancelled"),
+    ("running", "cancelled"),
+    ("cancelled", "queued"),
 }
 
 
@@ -101,7 +103,7 @@ def test_a_job_moves_only_as_its_table_allows(old: JobState, new: JobState) -> N
 
 def test_every_state_has_its_row_and_a_final_state_leads_to_no_other_ending() -> None:
     assert set(LEGAL_MOVES) == set(JobState)
-    assert {state for state in JobState if state.is_final} == {JobState.SUCCEEDED, JobState.FAILED}
+    assert {state for state in JobState if state.is_final} == {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
     for state in JobState:
         if state.is_final:
             assert LEGAL_MOVES[state] <= {JobState.QUEUED}
@@ -132,7 +134,9 @@ def test_a_field_that_no_job_has_is_refused() -> None:
 
 
 def test_an_assignment_survives_json() -> None:
-    assignment = Assignment(job_id=1, attempt=2, spec=TRIAL, folder="f", cpus=2, earlier_folders=("e", "d"))
+    assignment = Assignment(
+        job_id=1, attempt=2, spec=TRIAL, folder="f", resources=Resources(cpus=2, gpus=0.5), earlier_folders=("e", "d")
+    )
     assert Assignment.model_validate_json(assignment.model_dump_json()) == assignment
 
 

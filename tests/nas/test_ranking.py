@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.ranking import Contender, Standing, leaderboard
+from nas.states import TrialState
 from nas.views import CurvePoint
 from tests.nas.shapes import small_llama
 
@@ -19,7 +20,7 @@ def contender(candidate_id: int, *points: tuple[int, float], state: str = "runni
         parameters=100 + candidate_id,
         non_embedding_parameters=candidate_id,
         curve=[CurvePoint(tokens=tokens, loss=loss, kl_to_teacher=loss / 2) for tokens, loss in points],
-        state=state,
+        state=TrialState(state),
         **changes,
     )
 
@@ -88,7 +89,7 @@ def test_a_row_carries_the_candidate_and_its_last_measurement(state: str) -> Non
         loss=4.0,
         loss_after_pruning=6.0,
         kl_to_teacher=2.0,
-        state=state,
+        state=TrialState(state),
         reason="a reason",
     )
 

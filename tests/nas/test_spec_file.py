@@ -11,7 +11,7 @@ import yaml
 
 from nas.errors import SpecError
 from nas.spec import SearchSpec
-from nas.spec_file import parse_spec, read_spec
+from nas.spec_file import check_absolute, parse_spec, read_spec
 
 FULL: dict[str, Any] = {
     "name": "half.llama-1_b",
@@ -25,7 +25,9 @@ FULL: dict[str, Any] = {
     "seed": 7,
 }
 MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
-TOP_LEVEL = "name, teacher, budget, space, data, calibration, trial, promotion, resources, seed, max_failures"
+TOP_LEVEL = (
+    "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, resources, seed, max_failures"
+)
 SIZES = "a list of different whole numbers from 1 to the teacher's size"
 TOKENS = "a number of tokens, at least 1, completed to whole steps"
 
@@ -136,9 +138,9 @@ UNKNOWN = [
         "accepted: an object with the fields parameters, tolerance, counting.",
     ),
     (
-        "resources.gpus",
+        "resources.disks",
         {"a": 1},
-        "resources.gpus: {'a': 1} is not a field of a spec; accepted: an object with the fields cpus, dtype.",
+        "resources.disks: {'a': 1} is not a field of a spec; accepted: an object with the fields cpus, gpus, dtype.",
     ),
 ]
 
@@ -256,6 +258,33 @@ def test_a_file_that_cannot_be_parsed_is_refused_in_one_line(tmp_path: Path, nam
     assert sentence.startswith(f"spec: {path} cannot be parsed (")
     assert "line 1" in sentence or "line 2" in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(("name", "text"), [("spec.json", "[" * 100_000), ("spec.yaml", "[" * 10_000)])
+def test_a_file_too_deep_to_read_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert file_refusal(path).startswith(f"spec: {path} cannot be parsed (maximum recursion depth exceeded")
+
+
+@pytest.mark.parametrize("path", ["models/teacher", "~/teacher", "./teacher", ""])
+@pytest.mark.parametrize("field", ["teacher", "data.train", "data.validation"])
+def test_where_nobody_knows_from_where_only_absolute_paths_are_accepted(field: str, path: str) -> None:
+    spec = SearchSpec.model_validate(with_(field, path))
+    with pytest.raises(SpecError) as caught:
+        check_absolute(spec)
+    shown = path or "''"
+    accepted = "a path on the server that begins with /"
+    assert str(caught.value) == f"{field}: {shown} is not an absolute path; accepted: {accepted}."
+    check_absolute(SearchSpec.model_validate(MINIMAL))
+
+
+def test_all_paths_that_count_from_somewhere_are_told_together() -> None:
+    spec = SearchSpec.model_validate({**MINIMAL, "teacher": "t", "data": {"train": "x", "validation": "y"}})
+    with pytest.raises(SpecError) as caught:
+        check_absolute(spec)
+    first = caught.value
+    assert [error.field for error in (first, *first.also)] == ["teacher", "data.train", "data.validation"]
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
