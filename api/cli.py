@@ -64,7 +64,6 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_service(commands: Commands) -> None:
     """The service itself."""
     serve = _command(commands, "serve", service_commands.serve, "run the whole service on this machine")
-    serve.set_defaults(again="the same command goes on with every search from its newest checkpoints")
     _listening(serve)
     _storage(serve, ray=True)
     http = _command(commands, "http", service_commands.http, "run the HTTP server alone")

@@ -19,10 +19,9 @@ from starlette.concurrency import run_in_threadpool
 from api.pages.render import PAGE_SIZE, list_fragments, search_figures, search_fragments
 from api.services import viewing
 from api.store.database import Database
-from nas.border import Border
 from nas.errors import StoreError
 from nas.states import JobState, SearchState
-from nas.views import EventView, JobView, SearchView
+from nas.views import EventView, ProgressView, SearchView
 
 PERIOD_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
@@ -78,15 +77,6 @@ class Subscription:
         messages = b"".join(self._waiting)
         self._waiting.clear()
         return messages
-
-
-class ProgressView(Border):
-    """How far a running search is, in tokens of all its retraining, and its running jobs; not kept."""
-
-    search: str
-    tokens_done: int
-    tokens_total: int
-    jobs: tuple[JobView, ...]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from api.lifecycle import advance
 from api.store.database import Database
-from api.store.records import JobRecord, LiveAttempt
+from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.store import Store
 from nas.errors import TopiaryError
 from nas.jobs import Assignment, Failure, PrepareData, Resources, Update, WorkerPool, attempt_folder
@@ -27,6 +27,9 @@ FIRST_SIGN_SECONDS = 600
 
 SILENCE_SECONDS = 120
 """How long an attempt that has shown life may be silent before it is given up as lost."""
+
+_HEARD_SECONDS = 30
+"""How often a sign of life is written down where there is nothing else to write."""
 
 _CLAIMED_AT_ONCE = 256
 
@@ -69,6 +72,7 @@ class Scheduler:
         """The term of the lease in which the pool's attempts were handed out or adopted."""
         self._unrecorded: list[Update] = []
         self._handed_out: set[tuple[int, int]] = set()
+        self._heard: dict[tuple[int, int], datetime] = {}
         self._advanced: dict[str, int] = {}
         """The event up to which each search was advanced."""
 
@@ -108,6 +112,7 @@ class Scheduler:
         self._term = None
         self._unrecorded = []
         self._handed_out = set()
+        self._heard = {}
         self._advanced = {}
 
     # --- within the transaction ---
@@ -115,7 +120,8 @@ class Scheduler:
     def _decide(self, store: Store, term: int, now: datetime) -> _Turn:
         turn = _Turn(term)
         for update in self._unrecorded:
-            _record_apart(store, update, now)
+            if self._is_worth_recording(update, now):
+                _record_apart(store, update, now)
         for live in store.jobs.live():
             self._look_after(store, live, turn, now)
         for search in store.searches.running():
@@ -125,6 +131,15 @@ class Scheduler:
         self._advance(store, turn, now)
         turn.submit = self._claim(store, now)
         return turn
+
+    def _is_worth_recording(self, update: Update, now: datetime) -> bool:
+        """Whether there is anything in it, or the last sign of life is some time ago."""
+        key = (update.job_id, update.attempt)
+        is_sign_only = update == Update(job_id=update.job_id, attempt=update.attempt)
+        if is_sign_only and key in self._heard and now < self._heard[key] + timedelta(seconds=_HEARD_SECONDS):
+            return False
+        self._heard[key] = now
+        return True
 
     def _look_after(self, store: Store, live: LiveAttempt, turn: _Turn, now: datetime) -> None:
         """Adopts a live attempt that another scheduler handed out; gives up one that has been silent too long."""
@@ -164,14 +179,19 @@ class Scheduler:
         return claimed
 
     def _assignment(self, store: Store, job: JobRecord) -> Assignment:
+        *earlier, current = store.jobs.attempts_of_run(job)
         return Assignment(
             job_id=job.id,
             attempt=job.attempt,
             spec=job.spec,
             resources=_resources(job),
-            folder=str(attempt_folder(self._run_folder, job.id, job.attempt)),
-            earlier_folders=tuple(store.jobs.earlier_folders(job)),
+            folder=self._folder(current),
+            earlier_folders=tuple(self._folder(attempt) for attempt in earlier),
         )
+
+    def _folder(self, attempt: AttemptRecord) -> str:
+        """As it was recorded, or, of attempts older than the column for it, as it has always followed."""
+        return attempt.folder or str(attempt_folder(self._run_folder, attempt.job_id, attempt.number))
 
     # --- once it is committed ---
 

@@ -31,7 +31,11 @@ def serve(parsed: argparse.Namespace) -> int:
         print(f"Topiary serves {address} (REST under /v1, described at /docs); Ctrl-C ends it")
         print(f"runs in {settings.runs_folder.resolve()}", flush=True)
 
-    return supervise(settings, parsed.host, parsed.port, ready)
+    try:
+        return supervise(settings, parsed.host, parsed.port, ready)
+    except KeyboardInterrupt:  # The way in which a server ends.
+        print("ended; the same command goes on with every search from its newest checkpoints")
+        return 0
 
 
 def http(parsed: argparse.Namespace) -> int:

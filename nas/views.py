@@ -240,6 +240,15 @@ class EventView(Border):
     data: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class ProgressView(Border):
+    """How far a running search is, in tokens of all its retraining, and its running jobs; not kept."""
+
+    search: str
+    tokens_done: int
+    tokens_total: int
+    jobs: tuple[JobView, ...]
+
+
 class HealthView(Border):
     """Whether the service works: its version, and when its scheduler last took a turn (None: never)."""
 

@@ -17,7 +17,7 @@ DOMAIN = [
     for module in pkgutil.iter_modules(package.__path__)
     if module.name != "compression"
 ]
-CONTROL = ["api.cli", "api.scheduler", "api.run", "workers.local"]
+CONTROL = ["api.app", "api.cli", "api.scheduler", "api.scheduling", "api.run", "workers.local", "workers.placement"]
 WORK = ["nas.compression.student", "nas.compression.importance", "nas.compression.prune", "workers.tasks"]
 
 _LOADED_BY = """
@@ -54,6 +54,11 @@ def test_what_a_user_waits_for_loads_no_torch_ray_or_transformers(module: str) -
 
 def test_compression_and_workers_load_neither_ray_nor_the_database_nor_the_web() -> None:
     assert crossings(WORK, {"api", "ray", "sqlalchemy", "fastapi"}) == {}
+
+
+def test_the_scheduler_loads_ray_but_no_torch_of_its_own() -> None:
+    assert list(crossings(["workers.ray_pool"], {"ray"})) == ["workers.ray_pool"]
+    assert crossings(["workers.ray_pool"], {"torch", "transformers", "api"}) == {}
 
 
 def test_a_crossed_wall_is_seen() -> None:

@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import Session
 
 from api.store.events import Events
@@ -81,6 +81,8 @@ class Database:
             raise  # Of a statement, not of the database.
         except DatabaseError as error:
             raise StoreError(f"the database {self._engine.url} cannot be used: {error.orig}") from error
+        except TimeoutError as error:
+            raise StoreError(f"the database {self._engine.url} has no connection free: {error}") from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -101,7 +103,8 @@ def _engine(url: str) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingError("TOPIARY_DATABASE", parsed.get_backend_name(), "is not a store Topiary knows", _ACCEPTED)
-        engine = create_engine(parsed, pool_pre_ping=True)
+        # One connection for each thread that a web server's handlers may run in, and some for everything else.
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
     except (ArgumentError, SQLAlchemyError) as error:
         raise SettingError("TOPIARY_DATABASE", url, "is not the URL of a database", _ACCEPTED) from error
     if engine.dialect.name == "sqlite":

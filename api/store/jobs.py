@@ -115,15 +115,16 @@ class Jobs:
             raise NotFoundError("attempt", f"{number} of job {job_id}", "is not there", "an attempt of a candidate")
         return found[0]
 
-    def earlier_folders(self, job: JobRecord) -> list[str]:
-        """Folders that the current attempt may go on from: of the same run, whichever of its jobs they belong to."""
-        same_run = (JobRow.id == job.id) | (
-            (JobRow.kind == job.spec.kind) & (JobRow.trial_id == job.trial_id)
-            if job.trial_id is not None
-            else (JobRow.kind == job.spec.kind) & (JobRow.promotion_id == job.promotion_id)
-        )
-        tried = self.attempts(same_run & (JobRow.id <= job.id))
-        return [each.folder for each in tried if (each.job_id, each.number) != (job.id, job.attempt)]
+    def attempts_of_run(self, job: JobRecord) -> list[AttemptRecord]:
+        """Attempts at the same trial or promotion, whichever of its jobs they belong to; the job's current one last."""
+        same_run = JobRow.id == job.id
+        if job.trial_id is not None or job.promotion_id is not None:
+            same_run = (
+                (JobRow.kind == job.spec.kind)
+                & JobRow.trial_id.is_not_distinct_from(job.trial_id)
+                & JobRow.promotion_id.is_not_distinct_from(job.promotion_id)
+            )
+        return self.attempts(same_run & (JobRow.id <= job.id))
 
     # --- how it changes ---
 
