@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from api import words
 from nas.ranking import Standing
 from nas.states import JobState, SearchState, TrialState
 from nas.views import AttemptView, BestView, CandidateView, EnumerationView, JobView, SearchSummary, SearchView
@@ -21,13 +22,6 @@ FILE_WIDTH = 160
 """Where output goes to a file there is no width to keep to, only lines not to break."""
 
 _SHAPE = "layers x hidden x ffn x heads"
-_PHASES = {
-    "prepare_data": "tokenising the text",
-    "calibrate": "ranking layers, heads, neurons and channels",
-    "trial": "retraining candidates",
-    "promotion": "distilling the winner",
-    "export": "exporting",
-}
 
 
 class SearchDisplay:
@@ -71,7 +65,7 @@ class SearchDisplay:
             done, total, unit = early.progress.done, early.progress.total, early.progress.unit
         spent = ProgressBar(total=total, completed=done, width=24)
         left = "" if early else self._pace.left(view.tokens_total - view.tokens_done)
-        status.add_row(_phase(view), spent, f"{_tokens(done)} of {_tokens(total)} {unit}", left)
+        status.add_row(_phase(view), spent, f"{words.tokens(done)} of {words.tokens(total)} {unit}", left)
         return status
 
     def _say_news(self, view: SearchView) -> None:
@@ -79,8 +73,8 @@ class SearchDisplay:
         news = [f"{view.name}: {_phase(view)}"]
         news += [f"{view.name}: {job.kind} {job.job_id}: {job.reason}" for job in view.jobs if job.reason]
         news += [
-            f"{view.name}: {row.architecture.label}: {_loss(row.loss_after_pruning)} after pruning, "
-            f"{_loss(row.loss)} after {_tokens(row.tokens)} tokens"
+            f"{view.name}: {row.architecture.label}: {words.loss(row.loss_after_pruning)} after pruning, "
+            f"{words.loss(row.loss)} after {words.tokens(row.tokens)} tokens"
             for row in view.leaderboard
             if row.state is TrialState.SUCCEEDED
         ]
@@ -111,19 +105,19 @@ class _Pace:
         if self._start is None or tokens <= 0:
             return ""
         seconds, done = self._last[0] - self._start[0], self._last[1] - self._start[1]
-        return f"about {duration(tokens * seconds / done)} left" if done > 0 and seconds >= 5 else ""
+        return f"about {words.duration(tokens * seconds / done)} left" if done > 0 and seconds >= 5 else ""
 
 
 def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
-    teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {_loss(view.teacher_loss)}"
+    teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {words.loss(view.teacher_loss)}"
     table = _table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state is JobState.RUNNING}
     for row in view.leaderboard:
         style = "bold" if row.rank == 1 else "red" if row.state is TrialState.FAILED else ""
         table.add_row(*_cells(row, running.get(row.candidate_id)), style=style)
     return Group(
-        Text(f"{view.name}: a teacher of {_count(view.teacher_parameters)} parameters{teacher}"),
+        Text(f"{view.name}: a teacher of {words.parameters(view.teacher_parameters)} parameters{teacher}"),
         table,
         Text(f"shape: {_SHAPE}; was: rank after pruning; losses in nats per token", style="dim"),
     )
@@ -170,10 +164,10 @@ def searches(found: Sequence[SearchSummary]) -> RenderableType:
             each.name,
             "cancelling" if each.cancelling else each.state.value,
             f"{each.num_retrained} of {each.num_candidates}",
-            _tokens(each.tokens_done),
-            _tokens(each.tokens_total),
+            words.tokens(each.tokens_done),
+            words.tokens(each.tokens_total),
             "" if each.best is None else each.best.architecture.label,
-            _loss(None if each.best is None else each.best.loss),
+            words.loss(None if each.best is None else each.best.loss),
         )
     return Group(table, Text(f"best: {_SHAPE}; losses in nats per token", style="dim"))
 
@@ -185,10 +179,10 @@ def best(found: BestView) -> RenderableType:
     return Text(
         f"shape           {row.architecture.label} ({_SHAPE})\n"
         f"parameters      {row.parameters:,}\n"
-        f"loss            {_loss(row.loss)} after {_tokens(row.tokens)} tokens, "
-        f"{_loss(row.loss_after_pruning)} after pruning\n"
+        f"loss            {words.loss(row.loss)} after {words.tokens(row.tokens)} tokens, "
+        f"{words.loss(row.loss_after_pruning)} after pruning\n"
         f"checkpoint      {where}"
-        + ("" if checkpoint is None else f" ({checkpoint.kind}, loss {_loss(checkpoint.loss)})")
+        + ("" if checkpoint is None else f" ({checkpoint.kind}, loss {words.loss(checkpoint.loss)})")
         + ("" if found.final else "\nstill running   others may overtake it")
     )
 
@@ -199,7 +193,7 @@ def attempts(found: Sequence[AttemptView]) -> RenderableType:
     for column in table.columns[2:4] + table.columns[-1:]:
         column.justify = "left"
     for each in found:
-        took = "" if each.ended_at is None else duration((each.ended_at - each.started_at).total_seconds())
+        took = "" if each.ended_at is None else words.duration((each.ended_at - each.started_at).total_seconds())
         began = each.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(str(each.job_id), str(each.number), each.kind, each.state, began, took, each.reason or "")
     return Group(table, Text("`--job N` prints the log of a job", style="dim"))
@@ -229,24 +223,24 @@ def _table(headers: Sequence[str]) -> Table:
 
 
 def _cells(row: Standing, job: JobView | None) -> list[str]:
-    tokens = _tokens(row.tokens) if row.state is TrialState.SUCCEEDED else row.state.value
+    tokens = words.tokens(row.tokens) if row.state is TrialState.SUCCEEDED else row.state.value
     if job is not None and job.progress is not None and job.progress.unit == "tokens":
-        tokens = f"{100 * job.progress.done // job.progress.total} %"
+        tokens = words.percent(job.progress.done, job.progress.total)
     return [
         _number(row.rank),
         _number(row.rank_after_pruning),
         row.architecture.label,
-        _count(row.parameters),
-        _loss(row.loss_after_pruning),
-        _loss(row.loss if row.tokens else None),
-        _loss(row.kl_to_teacher if row.tokens else None),
+        words.parameters(row.parameters),
+        words.loss(row.loss_after_pruning),
+        words.loss(row.loss if row.tokens else None),
+        words.loss(row.kl_to_teacher if row.tokens else None),
         tokens,
     ]
 
 
 def summary(view: SearchView, seconds: float) -> str:
     """What a finished search came to, in a few lines."""
-    lines = [f"teacher         loss {_loss(view.teacher_loss)}, {view.teacher_parameters:,} parameters"]
+    lines = [f"teacher         loss {words.loss(view.teacher_loss)}, {view.teacher_parameters:,} parameters"]
     for promotion in view.promotions:
         row = next(row for row in view.leaderboard if row.candidate_id == promotion.candidate_id)
         architecture = promotion.architecture
@@ -254,30 +248,18 @@ def summary(view: SearchView, seconds: float) -> str:
             f"winner          {architecture.num_hidden_layers} layers, hidden {architecture.hidden_size}, "
             f"ffn {architecture.intermediate_size}, {architecture.num_attention_heads} heads in "
             f"{architecture.num_key_value_heads} groups; {row.parameters:,} parameters",
-            f"its loss        {_loss(row.loss_after_pruning)} after pruning, {_loss(row.loss)} after "
-            f"{_tokens(row.tokens)} tokens of trial, {_loss(promotion.curve[-1].loss)} after "
-            f"{_tokens(promotion.curve[-1].tokens)} more of promotion, {_loss(promotion.exported_loss)} as exported",
+            f"its loss        {words.loss(row.loss_after_pruning)} after pruning, {words.loss(row.loss)} after "
+            f"{words.tokens(row.tokens)} tokens of trial, {words.loss(promotion.curve[-1].loss)} after "
+            f"{words.tokens(promotion.curve[-1].tokens)} more of promotion, "
+            f"{words.loss(promotion.exported_loss)} as exported",
         ]
     lines += [
         f"given up        {row.architecture.label}: {row.reason}"
         for row in view.leaderboard
         if row.state is TrialState.FAILED
     ]
-    lines.append(f"time            {duration(seconds)}")
+    lines.append(f"time            {words.duration(seconds)}")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `2 h 10 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    for big, seconds_big, small, seconds_small in (
-        ("d", 86_400, "h", 3600),
-        ("h", 3600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
-        if whole >= seconds_big:
-            return f"{whole // seconds_big} {big} {whole % seconds_big // seconds_small} {small}"
-    return f"{whole} s"
 
 
 def _phase(view: SearchView) -> str:
@@ -286,20 +268,8 @@ def _phase(view: SearchView) -> str:
     if view.cancelling:
         return "cancelling"
     kinds = [job.kind for job in view.jobs if job.state is JobState.RUNNING] or [job.kind for job in view.jobs]
-    return _PHASES[kinds[0]] if kinds else "starting"
+    return words.PHASES[kinds[0]] if kinds else "starting"
 
 
 def _number(value: int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _count(value: int) -> str:
-    return f"{value / 1e9:.2f} B" if value >= 1e9 else f"{value / 1e6:.2f} M" if value >= 1e5 else f"{value:,}"
-
-
-def _tokens(value: int) -> str:
-    return f"{value / 1e9:.2f} B" if value >= 1e9 else f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value:,}"

@@ -5,7 +5,7 @@ made of the same fragments, so the first load and every update agree. No fragmen
 scripts turn exact times into relative ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ import plotly
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from api.pages import words
+from api import words
 from api.pages.glyph import glyph, text_alternative
 from api.pages.rows import Row, rows
 from nas.figures import Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
@@ -146,6 +146,11 @@ def _newest_weights(attempts: Sequence[AttemptView]) -> AttemptView | None:
     return max(trained, key=lambda attempt: (attempt.job_id, attempt.number), default=None)
 
 
+def _unbroken(word: Callable[..., str]) -> Callable[..., str]:
+    """With a number and its unit kept on one line."""
+    return lambda *values: word(*values).replace(" ", "\u00a0")
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("api.pages"),
@@ -156,17 +161,17 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     filters: Mapping[str, Any] = {
-        "about": words.about,
+        "about": _unbroken(words.about),
         "alternative": text_alternative,
         "counts": words.counts,
         "exact": words.exact,
         "glyph": glyph,
         "loss": words.loss,
-        "parameters": words.parameters,
-        "percent": words.percent,
+        "parameters": _unbroken(words.parameters),
+        "percent": _unbroken(words.percent),
         "segment": lambda text: quote(text, safe=""),
-        "size": words.size,
-        "tokens": words.tokens,
+        "size": _unbroken(words.size),
+        "tokens": _unbroken(words.tokens),
     }
     environment.filters.update(filters)
     environment.globals.update(plotly_version=plotly.__version__, trial_words=words.TRIALS)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from api.pages import words
+from api import words
 from api.pages.glyph import glyph
 from api.pages.sparkline import common_scale, sparkline
 from nas.figures import Curves, colours

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.pages import render, words
+from api import words
+from api.pages import render
 from api.pages.glyph import glyph, text_alternative
 from api.pages.sparkline import Scale, sparkline
 from nas.figures import PALETTE
@@ -325,18 +326,18 @@ def test_sparklines_of_one_scale_compare() -> None:
 
 
 def test_numbers_read_like_those_of_a_paper() -> None:
-    assert words.parameters(8_270_000_000) == "8.27\u00a0B"
-    assert words.parameters(2_337_600) == "2.34\u00a0M"
+    assert words.parameters(8_270_000_000) == "8.27 B"
+    assert words.parameters(2_337_600) == "2.34 M"
     assert words.tokens(51_200) == "51,200"
-    assert words.size(4_675_200, "B") == "4.68\u00a0MB"
-    assert words.percent(999, 1000) == "99\u00a0%" and words.percent(0, 0) == "0\u00a0%"
+    assert words.size(4_675_200, "B") == "4.68 MB"
+    assert words.percent(999, 1000) == "99 %" and words.percent(0, 0) == "0 %"
     assert [words.about(seconds) for seconds in (3, 52, 130, 3599, 7800, 273_600)] == [
-        "10\u00a0s",
-        "50\u00a0s",
-        "2\u00a0min",
-        "1\u00a0h 0\u00a0min",
-        "2\u00a0h 10\u00a0min",
-        "3\u00a0d 4\u00a0h",
+        "10 s",
+        "50 s",
+        "2 min",
+        "1 h 0 min",
+        "2 h 10 min",
+        "3 d 4 h",
     ]
     assert words.exact(NOW + timedelta(seconds=1)) == "2026-01-02 04:00:01 UTC"
     assert words.gap(0.0004) == "less than 0.001" and words.gap(0.0) == "0.000"

@@ -1,4 +1,4 @@
-"""Numbers and states as people read them."""
+"""Numbers and states as people read them, in the terminal and on the pages."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -7,7 +7,6 @@ from nas.ranking import Standing
 from nas.states import TrialState
 from nas.views import JobView, SearchView
 
-NO_BREAK = "\u00a0"
 PHASES = {
     "prepare_data": "tokenising the text",
     "calibrate": "ranking layers, heads, neurons and channels",
@@ -48,27 +47,40 @@ def size(value: float, unit: str) -> str:
     """`7.87 MB`, for any unit that takes decimal prefixes."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{value / factor:.2f}{NO_BREAK}{prefix}{unit}"
-    return f"{value:,.0f}{NO_BREAK}{unit}"
+            return f"{value / factor:.2f} {prefix}{unit}"
+    return f"{value:,.0f} {unit}"
 
 
 def percent(done: float, total: float) -> str:
     """Rounded down, so that 100 % is only what is done."""
-    return f"{int(100 * done / total) if total else 0}{NO_BREAK}%"
+    return f"{int(100 * done / total) if total else 0} %"
 
 
 def about(seconds: float) -> str:
     """A time as coarse as an estimate of it is: `50 s`, `4 min`, `2 h 10 min`, `3 d 4 h`."""
     minutes = round(seconds / 60)
     if seconds < 100:
-        return f"{max(10, 10 * round(seconds / 10))}{NO_BREAK}s"
+        return f"{max(10, 10 * round(seconds / 10))} s"
     if minutes < 60:
-        return f"{minutes}{NO_BREAK}min"
+        return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     if hours < 24:
-        return f"{hours}{NO_BREAK}h {minutes}{NO_BREAK}min"
+        return f"{hours} h {minutes} min"
     days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days}{NO_BREAK}d {hours}{NO_BREAK}h"
+    return f"{days} d {hours} h"
+
+
+def duration(seconds: float) -> str:
+    """A time that has passed: `48 s`, `3 min 20 s`, `2 h 10 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for big, seconds_big, small, seconds_small in (
+        ("d", 86_400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= seconds_big:
+            return f"{whole // seconds_big} {big} {whole % seconds_big // seconds_small} {small}"
+    return f"{whole} s"
 
 
 def exact(moment: datetime) -> str:
@@ -91,5 +103,5 @@ def counts(view: SearchView) -> str:
 
 def _scaled(value: int, *, smallest: int) -> str:
     if value >= 1_000_000_000:
-        return f"{value / 1e9:.2f}{NO_BREAK}B"
-    return f"{value / 1e6:.2f}{NO_BREAK}M" if value >= smallest else f"{value:,}"
+        return f"{value / 1e9:.2f} B"
+    return f"{value / 1e6:.2f} M" if value >= smallest else f"{value:,}"
