@@ -73,7 +73,7 @@ def _add_service(commands: Commands) -> None:
     scheduler = _command(commands, "scheduler", service_commands.scheduler, "run a scheduler alone")
     _storage(scheduler, ray=True)
     scheduler.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    for child in (http, scheduler):
+    for child in (serve, http, scheduler):
         child.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     migrate = _command(commands, "migrate", service_commands.migrate, "bring the database's tables up to date")
     _storage(migrate)

@@ -26,6 +26,7 @@ from nas.views import SearchView
 
 def serve(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
+    _end_with_parent(parsed)
 
     def ready(address: str) -> None:
         print(f"Topiary serves {address} (REST under /v1, described at /docs); Ctrl-C ends it")
@@ -105,7 +106,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
 
 
 def _end_with_parent(parsed: argparse.Namespace) -> None:
-    """Ends this process when the supervisor, which holds the other end of standard input, does."""
+    """Ends this process when the one that started it, which holds the other end of standard input, does."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from api.cli import guarded
 from api.client_commands import watch_to_end
@@ -70,8 +71,10 @@ def _arguments() -> argparse.Namespace:
 def service(runs: Path, port: int) -> Iterator[Client]:
     """`topiary serve` over a folder of its own, for as long as the block runs; a client of it that is ready."""
     command = [sys.executable, "-P", "-m", "api.cli", "serve", "--runs", str(runs), "--port", str(port)]
-    # A session of its own: Ctrl-C is for the demo, which then ends the service in order.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # A session of its own: Ctrl-C is for the demo, which then ends the service in order. However the demo ends, the
+    # service finds its standard input closed.
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--with-parent"], start_new_session=True, **pipes) as process:
         try:
             # It has said what is wrong, and so says no address.
             address = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
@@ -82,6 +85,7 @@ def service(runs: Path, port: int) -> Iterator[Client]:
                 yield client
         finally:
             process.terminate()
+            process.wait()
 
 
 def wait_for_interrupt() -> None:
