@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
 from nas.jobs import (
@@ -36,27 +37,26 @@ class _Groundwork:
 def advance(store: Store, search: SearchRecord, now: datetime) -> None:
     """Brings one running search as far as it can go without another result."""
     jobs = store.jobs.of_search(search.id)
-    if broken := next((job for job in jobs if job.state is JobState.FAILED and job.spec.kind != "trial"), None):
+    if broken := next((job for job in jobs if job.state is JobState.FAILED and job.kind != "trial"), None):
         store.searches.end(search.id, SearchState.FAILED, broken.reason, now)
         return
     data = next((job.result for job in jobs if isinstance(job.result, DataPrepared)), None)
     calibrated = next((job.result for job in jobs if isinstance(job.result, Calibrated)), None)
     if not jobs:
         _add_prepare_data(store, search, now)
-    elif data is not None and not any(job.spec.kind == "calibrate" for job in jobs):
+    elif data is not None and not any(job.kind == "calibrate" for job in jobs):
         _add_calibrate(store, search, data, now)
     elif data is not None and calibrated is not None:
         groundwork = _Groundwork(data, calibrated)
         _follow_strategy(store, search, groundwork, now)
         jobs = store.jobs.of_search(search.id)
-        if all(job.state.is_final for job in jobs if job.spec.kind == "trial"):
+        if all(job.state.is_final for job in jobs if job.kind == "trial"):
             _promote(store, search, groundwork, jobs, now)
 
 
-def standings(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> list[Standing]:
-    """The leaderboard of a search as it stands."""
-    curves = store.curves.of_search(search.id).of_trial
-    newest = {job.trial_id: job for job in jobs if job.spec.kind == "trial"}
+def standings(candidates: list[CandidateRecord], jobs: list[JobRecord], curves: SearchCurves) -> list[Standing]:
+    """The leaderboard of a search, from all that is on record of it."""
+    newest = {job.trial_id: job for job in jobs if job.kind == "trial"}
     return leaderboard(
         [
             Contender(
@@ -64,11 +64,11 @@ def standings(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> list
                 architecture=candidate.architecture,
                 parameters=candidate.parameters,
                 non_embedding_parameters=candidate.non_embedding_parameters,
-                curve=curves.get(candidate.trial_id, ()),
+                curve=curves.of_trial.get(candidate.trial_id, ()),
                 state=_trial_state(newest.get(candidate.trial_id)),
                 reason=newest[candidate.trial_id].reason if candidate.trial_id in newest else None,
             )
-            for candidate in store.searches.candidates(search.id)
+            for candidate in candidates
         ]
     )
 
@@ -158,21 +158,23 @@ def _promote(store: Store, search: SearchRecord, groundwork: _Groundwork, jobs: 
     """
     promotions = store.promotions.of_search(search.id)
     if not promotions:
-        ranked = [row for row in standings(store, search, jobs) if row.rank is not None]
+        candidates = store.searches.candidates(search.id)
+        rows = standings(candidates, jobs, store.curves.of_search(search.id))
+        ranked = [row for row in rows if row.rank is not None]
         if not ranked:
             failed = next(job for job in jobs if job.state is JobState.FAILED)
             reason = f"every trial failed, the first with: {failed.reason}"
             store.searches.end(search.id, SearchState.FAILED, reason, now)
             return
-        candidates = {candidate.id: candidate for candidate in store.searches.candidates(search.id)}
+        by_id = {candidate.id: candidate for candidate in candidates}
         for row in ranked[: search.spec.promotion.winners]:
-            _add_promotion(store, search, groundwork, jobs, candidates[row.candidate_id], now)
+            _add_promotion(store, search, groundwork, jobs, by_id[row.candidate_id], now)
         promotions = store.promotions.of_search(search.id)
     for promotion in promotions:
         own = [job for job in jobs if job.promotion_id == promotion.id]
         trained = next((job.result for job in own if isinstance(job.result, Trained)), None)
         exported = next((job.result for job in own if isinstance(job.result, Exported)), None)
-        if trained is not None and not any(job.spec.kind == "export" for job in own):
+        if trained is not None and not any(job.kind == "export" for job in own):
             _add_export(store, search, groundwork, promotion, trained, now)
         if exported is not None and promotion.id not in store.promotions.models([promotion.id]):
             store.promotions.add_model(search.id, promotion, exported, now)

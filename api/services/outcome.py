@@ -66,7 +66,7 @@ def best(session: Session, name: str) -> BestView:
     store = Store(session)
     search = store.searches.named(name)
     jobs = store.jobs.of_search(search.id)
-    first = standings(store, search, jobs)[0]
+    first = standings(store.searches.candidates(search.id), jobs, store.curves.of_search(search.id))[0]
     if first.rank is None:
         raise ConflictError("search", name, "has no candidate that was measured", "a search further on")
     teacher = inspect_model_folder(Path(search.spec.teacher))
@@ -133,6 +133,6 @@ def _promotion_state(promotion: PromotionRecord, jobs: list[JobRecord]) -> Promo
         return PromotionState.FAILED
     if newest.state is JobState.CANCELLED:
         return PromotionState.CANCELLED
-    if newest.spec.kind == "promotion":
+    if newest.kind == "promotion":
         return PromotionState.DISTILLING
     return PromotionState.FINISHED if newest.state is JobState.SUCCEEDED else PromotionState.EXPORTING

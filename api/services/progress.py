@@ -14,9 +14,9 @@ def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
     for job in jobs:
         if job.state is JobState.FAILED:
             continue
-        if job.spec.kind == "trial" and job.trial_id is not None:
+        if job.kind == "trial" and job.trial_id is not None:
             key, curve = ("trial", job.trial_id), curves.of_trial.get(job.trial_id, ())
-        elif job.spec.kind == "promotion" and job.promotion_id is not None:
+        elif job.kind == "promotion" and job.promotion_id is not None:
             key, curve = ("promotion", job.promotion_id), curves.of_promotion.get(job.promotion_id, ())
         else:
             continue
@@ -38,7 +38,7 @@ def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
     return sum(
         job.progress.per_second
         for job in jobs
-        if job.state is JobState.RUNNING and job.progress is not None and job.spec.kind in ("trial", "promotion")
+        if job.state is JobState.RUNNING and job.progress is not None and job.kind in ("trial", "promotion")
     )
 
 

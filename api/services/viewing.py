@@ -36,7 +36,7 @@ def view(session: Session, name: str) -> SearchView:
     store = Store(session)
     search = store.searches.named(name)
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
-    rows = standings(store, search, jobs)
+    rows = standings(store.searches.candidates(search.id), jobs, curves)
     done, total = tokens_done(jobs, curves), tokens_total(search.spec, num_trials=_not_failed(rows))
     pace = tokens_per_second(jobs)
     running = search.state is SearchState.RUNNING
@@ -91,18 +91,19 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     """All that is on record of one candidate of a search."""
     store = Store(session)
     search = store.searches.named(name)
-    found = next((each for each in store.searches.candidates(search.id) if each.id == candidate_id), None)
+    candidates = store.searches.candidates(search.id)
+    found = next((each for each in candidates if each.id == candidate_id), None)
     if found is None:
         raise NotFoundError("candidate", candidate_id, f"is not in {name}", "a candidate_id of its leaderboard")
-    jobs = store.jobs.of_search(search.id)
+    jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     attempts = store.jobs.attempts_of_candidate(found.trial_id)
     dtype, length = search.teacher_dtype, search.spec.data.sequence_length
     return CandidateDetails(
         search=name,
-        standing=next(row for row in standings(store, search, jobs) if row.candidate_id == candidate_id),
+        standing=next(row for row in standings(candidates, jobs, curves) if row.candidate_id == candidate_id),
         cost=None if dtype is None else cost(found.architecture, dtype=dtype, sequence_length=length),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
-        curve=store.curves.of_search(search.id).of_trial.get(found.trial_id, ()),
+        curve=curves.of_trial.get(found.trial_id, ()),
         promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),
         attempts=tuple(_attempt_view(attempt) for attempt in attempts),
     )
@@ -141,8 +142,8 @@ def health(session: Session, now: datetime) -> HealthView:
 
 
 def _summary(store: Store, search: SearchRecord) -> SearchSummary:
-    jobs = store.jobs.of_search(search.id)
-    rows = standings(store, search, jobs)
+    jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
+    rows = standings(store.searches.candidates(search.id), jobs, curves)
     best = rows[0] if rows and rows[0].rank == 1 else None
     return SearchSummary(
         id=search.id,
@@ -154,7 +155,7 @@ def _summary(store: Store, search: SearchRecord) -> SearchSummary:
         teacher=search.teacher,
         num_candidates=len(rows),
         num_retrained=sum(row.state is TrialState.SUCCEEDED for row in rows),
-        tokens_done=tokens_done(jobs, store.curves.of_search(search.id)),
+        tokens_done=tokens_done(jobs, curves),
         tokens_total=tokens_total(search.spec, num_trials=_not_failed(rows)),
         best=best,
     )
@@ -175,7 +176,7 @@ def _job_views(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> lis
     return [
         JobView(
             job_id=job.id,
-            kind=job.spec.kind,
+            kind=job.kind,
             candidate_id=candidate_of(job),
             state=job.state,
             attempt=job.attempt,

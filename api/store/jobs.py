@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
@@ -20,9 +19,6 @@ from nas.errors import NotFoundError
 from nas.jobs import Failure, JobProgress, JobResult, JobSpec
 from nas.states import JobState, check_move
 from nas.views import EventKind
-
-_JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
-_JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
 
 
 class Jobs:
@@ -120,7 +116,7 @@ class Jobs:
         same_run = JobRow.id == job.id
         if job.trial_id is not None or job.promotion_id is not None:
             same_run = (
-                (JobRow.kind == job.spec.kind)
+                (JobRow.kind == job.kind)
                 & JobRow.trial_id.is_not_distinct_from(job.trial_id)
                 & JobRow.promotion_id.is_not_distinct_from(job.promotion_id)
             )
@@ -264,11 +260,12 @@ def _job_record(row: JobRow, progress: JobProgress | None) -> JobRecord:
         search_id=row.search_id,
         trial_id=row.trial_id,
         promotion_id=row.promotion_id,
-        spec=_JOB_SPEC.validate_python(row.spec),
+        kind=row.kind,
+        spec_content=row.spec,
         state=JobState(row.state),
         attempt=row.attempt,
         failures=row.failures,
-        result=None if row.result is None else _JOB_RESULT.validate_python(row.result),
+        result_content=row.result,
         reason=row.reason,
         user_error=row.user_error,
         progress=progress,

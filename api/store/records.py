@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from nas.architecture import Architecture
 from nas.jobs import JobProgress, JobResult, JobSpec
 from nas.spec import SearchSpec
 from nas.states import Intent, JobState, SearchState
+
+_JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+_JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,32 @@ class CandidateRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job and its current attempt; `attempt` is 0 before the first."""
+    """A job and its current attempt; `attempt` is 0 before the first.
+
+    Spec and result are parsed when they are asked for: most readers of many jobs want neither.
+    """
 
     id: int
     search_id: int
     trial_id: int | None
     promotion_id: int | None
-    spec: JobSpec
+    kind: str
+    spec_content: dict[str, Any]
     state: JobState
     attempt: int
     failures: int
-    result: JobResult | None
+    result_content: dict[str, Any] | None
     reason: str | None
     user_error: bool
     progress: JobProgress | None = None
+
+    @cached_property
+    def spec(self) -> JobSpec:
+        return _JOB_SPEC.validate_python(self.spec_content)
+
+    @cached_property
+    def result(self) -> JobResult | None:
+        return None if self.result_content is None else _JOB_RESULT.validate_python(self.result_content)
 
 
 @dataclass(frozen=True)
