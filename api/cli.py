@@ -89,12 +89,18 @@ def _add_client(commands: Commands) -> None:
     for name, command, does in (
         ("watch", client_commands.watch, "watch a search live, to its end"),
         ("leaderboard", client_commands.leaderboard, "print a search's leaderboard"),
-        ("best", client_commands.best, "print the best architecture, its config and its checkpoint"),
-        ("cancel", client_commands.cancel, "end a search now; what is retrained stays on record"),
+        (
+            "best",
+            client_commands.best,
+            "print the best architecture and where its weights are",
+        ),
+        ("cancel", client_commands.cancel, "end a search now; what was measured stays on record"),
     ):
         _remote(_of_search(commands, name, command, does))
-    logs = _of_search(commands, "logs", client_commands.logs, "print what the workers of a search wrote")
-    logs.add_argument("--job", type=int, help="one job in full, as the list names it")
+    logs = _of_search(
+        commands, "logs", client_commands.logs, "list a search's attempts, or print one job's log"
+    )
+    logs.add_argument("--job", type=int, help="the end of the log of this job")
     logs.add_argument("--attempt", type=int, help="which of its attempts (default: the newest)")
     _remote(logs)
     export = _of_search(commands, "export", client_commands.export, "fetch the model that a search ended in")

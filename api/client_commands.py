@@ -1,8 +1,8 @@
 """The commands that ask a running service."""
 
 import argparse
+import json
 import sys
-import time
 from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter
@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from api import display
 from api.display import FILE_WIDTH, SearchDisplay
+from api.settings import Settings
 from nas.client import Client
 from nas.errors import NotFoundError
 from nas.spec_file import read_spec
@@ -23,7 +24,7 @@ def submit(parsed: argparse.Namespace) -> int:
         page = f"{client.url}/searches/{view.name}"
         print(f"{view.name}: {view.state}, {len(view.leaderboard)} candidates; {page}", file=sys.stderr)
         if parsed.watch:
-            return _watched(client, view.name, json=parsed.json)
+            return _watched(client, view.name, as_json=parsed.json)
     if parsed.json:
         print(view.model_dump_json())
     return 0
@@ -36,7 +37,7 @@ def searches(parsed: argparse.Namespace) -> int:
 
 def watch(parsed: argparse.Namespace) -> int:
     with _client(parsed) as client:
-        return _watched(client, parsed.search, json=parsed.json)
+        return _watched(client, parsed.search, as_json=parsed.json)
 
 
 def leaderboard(parsed: argparse.Namespace) -> int:
@@ -61,7 +62,7 @@ def cancel(parsed: argparse.Namespace) -> int:
 
 
 def logs(parsed: argparse.Namespace) -> int:
-    """Without a job: a list of all attempts. With one: the whole log of its newest attempt, or of the one asked for."""
+    """Without a job, a list of all attempts; with one, the end of the log of its newest attempt or another."""
     with _client(parsed) as client:
         attempts = client.attempts(parsed.search)
         if parsed.job is None:
@@ -72,14 +73,19 @@ def logs(parsed: argparse.Namespace) -> int:
             raise NotFoundError(
                 "--job", asked, f"is not in {parsed.search}", f"what `topiary logs {parsed.search}` lists"
             )
-        print(client.log(parsed.job, parsed.attempt or numbers[-1]), end="")
+        number = parsed.attempt or numbers[-1]
+        log = client.log(parsed.job, number)
+    if parsed.json:
+        print(json.dumps({"job_id": parsed.job, "attempt": number, "log": log}))
+    else:
+        print(log, end="")
     return 0
 
 
 def export(parsed: argparse.Namespace) -> int:
     with _client(parsed) as client:
         folder = client.export(parsed.search, parsed.into)
-    print(folder)
+    print(json.dumps({"folder": str(folder)}) if parsed.json else folder)
     return 0
 
 
@@ -91,16 +97,15 @@ def watch_to_end(client: Client, name: str) -> SearchView:
     return view
 
 
-def _watched(client: Client, name: str, *, json: bool) -> int:
-    started = time.monotonic()
+def _watched(client: Client, name: str, *, as_json: bool) -> int:
     view = watch_to_end(client, name)
-    if json:
+    if as_json:
         print(view.model_dump_json())
-    return display.report(view, time.monotonic() - started, to=sys.stderr if json else sys.stdout)
+    return display.report(view, to=sys.stderr if as_json else sys.stdout)
 
 
 def _client(parsed: argparse.Namespace) -> Client:
-    return Client(parsed.server)
+    return Client(parsed.server or Settings.from_environment().server_url)
 
 
 def _say(parsed: argparse.Namespace, found: BaseModel | Sequence[BaseModel], shown: RenderableType) -> int:

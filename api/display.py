@@ -199,7 +199,7 @@ def attempts(found: Sequence[AttemptView]) -> RenderableType:
     return Group(table, Text("`--job N` prints the log of a job", style="dim"))
 
 
-def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
+def report(view: SearchView, *, to: TextIO) -> int:
     """Prints how a search ended; returns the exit code that says so."""
     console = Console(file=to, width=None if to.isatty() else FILE_WIDTH)
     console.print(leaderboard(view))
@@ -209,7 +209,7 @@ def report(view: SearchView, seconds: float, *, to: TextIO) -> int:
     if view.state is SearchState.CANCELLED:
         print("topiary: the search was cancelled; submitted again, it goes on from there", file=sys.stderr)
         return 1
-    console.print(summary(view, seconds), highlight=False)
+    console.print(summary(view), highlight=False)
     for promotion in view.promotions:
         console.print(f"model           {promotion.folder}", highlight=False)
     return 0
@@ -238,7 +238,7 @@ def _cells(row: Standing, job: JobView | None) -> list[str]:
     ]
 
 
-def summary(view: SearchView, seconds: float) -> str:
+def summary(view: SearchView) -> str:
     """What a finished search came to, in a few lines."""
     lines = [f"teacher         loss {words.loss(view.teacher_loss)}, {view.teacher_parameters:,} parameters"]
     for promotion in view.promotions:
@@ -258,7 +258,8 @@ def summary(view: SearchView, seconds: float) -> str:
         for row in view.leaderboard
         if row.state is TrialState.FAILED
     ]
-    lines.append(f"time            {words.duration(seconds)}")
+    if view.finished_at is not None:
+        lines.append(f"time            {words.duration((view.finished_at - view.created_at).total_seconds())}")
     return "\n".join(lines)
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from api.run_folder import check_numbering, exclusive
 from api.scheduler import LEASE, Scheduler, utc_now
 from api.services.submission import submit
 from api.services.viewing import view
@@ -28,7 +27,7 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
     ends this process, the same call goes on from the newest checkpoints.
     """
     into = into.resolve()  # Addresses of artifacts are stored, and must hold from wherever the run goes on.
-    with _exclusive(into), _database(into) as database:
+    with exclusive(into, option="--into", accepted=_ONE_SEARCH), _database(into) as database:
         with database.transaction() as session:
             store = Store(session)
             others = [search.name for search in store.searches.newest_first() if search.name != spec.name]
@@ -53,30 +52,8 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
 
 
 @contextmanager
-def _exclusive(into: Path) -> Iterator[None]:
-    """The folder for this process alone; the lock goes with the process, however it ends."""
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(into / "lock")
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise FolderError("--into", str(into), "is in use by another run", _ONE_SEARCH) from error
-    except OSError as error:
-        raise FolderError(
-            "--into", str(into), f"cannot be used ({error.strerror})", "a folder to write into"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _database(into: Path) -> Iterator[Database]:
-    if (into / "jobs").exists() and not (into / "topiary.db").exists():
-        # Numbered anew, its jobs would take what an earlier search left for their own.
-        problem = "holds jobs whose database is gone"
-        raise FolderError("--into", str(into), problem, "a new folder, or the one with its topiary.db put back")
+    check_numbering(into, option="--into")
     database = Database(f"sqlite:///{into / 'topiary.db'}")
     try:
         database.migrate()

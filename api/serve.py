@@ -5,21 +5,21 @@ Both children end when this process does, however it ends: they read a pipe that
 """
 
 import ipaddress
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from api.run_folder import check_numbering, exclusive
 from api.settings import Settings
 from api.store.database import Database
-from nas.errors import FolderError, SettingError
+from nas.errors import SettingError
 
 BAD_INPUT = 2
 """A child that ends with this code would end so again."""
@@ -37,20 +37,28 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
     """
     check_loopback(host)
     database = Database(settings.database)
-    with _exclusive(settings.runs_folder.resolve(), alone=database.is_sqlite), _listening(host, port) as listener:
+    with _held(settings.runs_folder.resolve(), database), listening(host, port) as listener:
         if database.is_sqlite:
             database.migrate()
         else:
             database.check_version()
         database.close()
-        address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
         http = _Child("the HTTP server", ["http", "--fd", str(listener.fileno())], (listener.fileno(),))
-        alone = ["--alone"] if database.is_sqlite else []
-        scheduler = _Child("the scheduler", ["scheduler", *alone])
-        options = ["--runs", str(settings.runs_folder), "--database", settings.database]
-        if settings.ray_address:
-            scheduler.arguments += ["--ray-address", settings.ray_address]
-        return _supervise([http, scheduler], options, lambda: ready(address))
+        scheduler = _Child("the scheduler", ["scheduler", *(["--alone"] if database.is_sqlite else [])])
+        return _supervise([http, scheduler], settings.environment, lambda: ready(address_of(listener)))
+
+
+@contextmanager
+def _held(runs: Path, database: Database) -> Iterator[None]:
+    """The folder of runs; with SQLite, which has its file there, for this service alone."""
+    if not database.is_sqlite:
+        runs.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    accepted = "a folder that no other service or run uses"
+    with exclusive(runs, option="--runs", accepted=accepted):
+        check_numbering(runs, option="--runs")
+        yield
 
 
 def check_loopback(host: str) -> None:
@@ -76,12 +84,12 @@ class _Child:
     pause: float = _FIRST_PAUSE
     due: float = field(default_factory=time.monotonic)
 
-    def look_after(self, options: list[str]) -> int | None:
+    def look_after(self, environment: Mapping[str, str]) -> int | None:
         """Starts it if it is due; returns the exit code of one that has just ended."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.due:
-                self._start(options)
+                self._start(environment)
             return None
         code = self.process.poll()
         if code is not None:
@@ -90,11 +98,17 @@ class _Child:
             self.due = now + self.pause
         return code
 
-    def _start(self, options: list[str]) -> None:
+    def _start(self, environment: Mapping[str, str]) -> None:
         # -P: packages of the user's, in the folder the command is run from, are not to be imported.
-        command = [sys.executable, "-P", "-m", "api.cli", *self.arguments, *options, "--with-parent"]
+        command = [sys.executable, "-P", "-m", "api.cli", *self.arguments, "--with-parent"]
         # A session of its own: Ctrl-C is for the parent, which then ends its children in order.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=self.pass_fds, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            pass_fds=self.pass_fds,
+            start_new_session=True,
+            env={**os.environ, **environment},  # Not options: the database's password is nobody else's business.
+        )
         self.started = time.monotonic()
 
     def end(self) -> None:
@@ -110,14 +124,14 @@ class _Child:
                 self.process.wait()
 
 
-def _supervise(children: list[_Child], options: list[str], ready: Callable[[], None]) -> int:
+def _supervise(children: list[_Child], environment: Mapping[str, str], ready: Callable[[], None]) -> int:
     try:
         for child in children:
-            child.look_after(options)
+            child.look_after(environment)
         ready()
         while True:
             for child in children:
-                code = child.look_after(options)
+                code = child.look_after(environment)
                 if code == BAD_INPUT:
                     return BAD_INPUT  # It has said why.
                 if code is not None:
@@ -135,7 +149,7 @@ def _how(code: int) -> str:
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens; port 0 is any free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -149,24 +163,6 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-@contextmanager
-def _exclusive(runs: Path, *, alone: bool) -> Iterator[None]:
-    """The folder of runs for this service alone where its database is in it; the lock goes with the process."""
-    accepted = "a folder that no other service or run uses, and that can be written"
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(runs / "lock")
-        if alone:
-            lock.acquire(blocking=False)
-    except Timeout as error:
-        raise FolderError("--runs", str(runs), "is in use by another service or run", accepted) from error
-    except OSError as error:
-        raise FolderError("--runs", str(runs), f"cannot be used ({error.strerror})", accepted) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

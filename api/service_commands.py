@@ -2,10 +2,10 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from api.display import FILE_WIDTH, SearchDisplay, candidates, report
 from api.run import run_search
-from api.serve import check_loopback
+from api.serve import address_of, check_loopback, listening
 from api.serve import serve as supervise
 from api.services.submission import enumerate_spec
 from api.settings import Settings
@@ -43,15 +43,21 @@ def http(parsed: argparse.Namespace) -> int:
     from api.app import Server, create_app  # Here: the other commands need no web.
 
     _end_with_parent(parsed)
+    # The server ends in order on this one, and knows nothing of a terminal that hangs up.
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     settings = _settings(parsed)
-    if parsed.fd is None:
+    server = Server(create_app(settings), host=parsed.host, port=parsed.port)
+    with suppress(KeyboardInterrupt):  # It ends in order, then tells the signal on.
+        if parsed.fd is not None:
+            server.run(sockets=[socket.socket(fileno=parsed.fd)])
+            return 0
         check_loopback(parsed.host)
         database = Database(settings.database)
         database.check_version()
         database.close()
-    server = Server(create_app(settings), host=parsed.host, port=parsed.port)
-    with suppress(KeyboardInterrupt):  # It ends in order, then tells the signal on.
-        server.run(sockets=None if parsed.fd is None else [socket.socket(fileno=parsed.fd)])
+        with listening(parsed.host, parsed.port) as listener:
+            print(f"HTTP server at {address_of(listener)}; Ctrl-C ends it", flush=True)
+            server.run(sockets=[listener])
     return 0
 
 
@@ -76,11 +82,10 @@ def migrate(parsed: argparse.Namespace) -> int:
 def run(parsed: argparse.Namespace) -> int:
     spec = read_spec(parsed.spec)
     into = parsed.into or Settings.from_environment().runs_folder / spec.name
-    started = time.monotonic()
     view = run_to_end(spec, into)
     if parsed.json:
         print(view.model_dump_json())
-    return report(view, time.monotonic() - started, to=sys.stderr if parsed.json else sys.stdout)
+    return report(view, to=sys.stderr if parsed.json else sys.stdout)
 
 
 def run_to_end(spec: SearchSpec, into: Path) -> SearchView:

@@ -41,6 +41,15 @@ class Settings:
         return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a child process reads these settings from."""
+        return {
+            "TOPIARY_RUNS": str(self.runs_folder),
+            "TOPIARY_DATABASE": self.database,
+            "TOPIARY_RAY_ADDRESS": self.ray_address or "",
+        }
+
+    @property
     def database(self) -> str:
         """The database's URL; the run folder's own SQLite file where none is given."""
         return self.database_url or f"sqlite:///{self.runs_folder.resolve() / 'topiary.db'}"

@@ -135,7 +135,7 @@ class AttemptView(Border):
     job_id: int
     kind: str
     number: int
-    state: Literal["running", "succeeded", "failed"]
+    state: Literal["running", "succeeded", "failed", "cancelled"]
     started_at: datetime
     ended_at: datetime | None
     reason: str | None

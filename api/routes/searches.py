@@ -53,7 +53,7 @@ def enumerate_spec(spec: GivenSpec, limit: CandidateLimit = 256, offset: Offset 
 def submit_search(spec: GivenSpec, database: OpenDatabase, now: Now, response: Response) -> SearchView:
     """Starts a search, or finds the one of this name and spec; one that failed or was cancelled is taken up again.
 
-    A changed spec needs another name, unless the search ended before any candidate was retrained.
+    A changed spec needs another name, unless the search ended before its first trial was queued.
     """
     submitted = submission.submit(database, spec, now)
     response.status_code = 201 if submitted.created else 200

@@ -1,1 +1,1 @@
-"""What users ask for, each within one transaction; the command calls these, and REST will."""
+"""What users ask for, in one place for REST, pages and commands."""

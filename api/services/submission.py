@@ -61,7 +61,7 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
 def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
     """Creates the search, or finds the one of this name; a failed or cancelled one is taken up again.
 
-    A search that ended before any candidate was retrained gives way to a mended spec of its name.
+    A search that ended before its first trial was queued gives way to a mended spec of its name.
 
     Raises UserError for a bad spec, before anything is written, and ConflictError if a search of this name has
     another spec. Teacher and text are looked at outside of any transaction: that takes as long as they are large.

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -189,14 +190,21 @@ def _job_views(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> lis
 
 
 def _attempt_view(attempt: AttemptRecord) -> AttemptView:
-    ended = attempt.ended_at is not None
     return AttemptView(
         job_id=attempt.job_id,
         kind=attempt.kind,
         number=attempt.number,
-        state="running" if not ended else "succeeded" if attempt.reason is None else "failed",
+        state=_attempt_state(attempt),
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         reason=attempt.reason,
         folder=attempt.folder,
     )
+
+
+def _attempt_state(attempt: AttemptRecord) -> Literal["running", "succeeded", "failed", "cancelled"]:
+    if attempt.ended_at is None:
+        return "running"
+    if attempt.reason is None:
+        return "succeeded"
+    return "cancelled" if attempt.cancelled else "failed"

@@ -88,6 +88,7 @@ class Jobs:
                 trial_id=job.trial_id,
                 promotion_id=job.promotion_id,
                 number=row.number,
+                cancelled=job.state == JobState.CANCELLED and row.number == job.attempt,
                 folder=row.folder,
                 started_at=row.started_at,
                 ended_at=row.ended_at,

@@ -82,6 +82,7 @@ class AttemptRecord:
     trial_id: int | None
     promotion_id: int | None
     number: int
+    cancelled: bool
     folder: str
     started_at: datetime
     ended_at: datetime | None

@@ -113,7 +113,7 @@ class Searches:
         self._events.append(EventKind.SEARCH_RESUMED, search_id, now)
 
     def discard(self, search_id: int) -> None:
-        """Deletes a search in which nothing was retrained; its events and the folders of its jobs stay."""
+        """Deletes a search that ended before its first trial was queued; its events and its jobs' folders stay."""
         jobs = select(JobRow.id).where(JobRow.search_id == search_id)
         candidates = select(CandidateRow.id).where(CandidateRow.search_id == search_id)
         for statement in (

@@ -44,7 +44,7 @@ def main() -> int:
         client.submit(spec)
         view = watch_to_end(client, spec.name)
         seconds = time.monotonic() - started
-        code = report(view, seconds, to=sys.stdout)
+        code = report(view, to=sys.stdout)
         if arguments.json is not None and view.state is SearchState.FINISHED:
             arguments.json.write_text(json.dumps(demo_summary(view, seconds), indent=2) + "\n")
         if arguments.keep_serving:
