@@ -97,9 +97,7 @@ def _add_client(commands: Commands) -> None:
         ("cancel", client_commands.cancel, "end a search now; what was measured stays on record"),
     ):
         _remote(_of_search(commands, name, command, does))
-    logs = _of_search(
-        commands, "logs", client_commands.logs, "list a search's attempts, or print one job's log"
-    )
+    logs = _of_search(commands, "logs", client_commands.logs, "list a search's attempts, or print one job's log")
     logs.add_argument("--job", type=int, help="the end of the log of this job")
     logs.add_argument("--attempt", type=int, help="which of its attempts (default: the newest)")
     _remote(logs)

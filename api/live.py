@@ -251,7 +251,10 @@ class Live:
         self._num_turns += 1
         channels = dict(self._channels)
         with_list = self._num_turns % _LIST_TURNS == 0
-        news = await run_in_threadpool(_look, self._database, self._position, channels, with_list=with_list)
+        began = self._position
+        news = await run_in_threadpool(_look, self._database, began, channels, with_list=with_list)
+        if began is None and self._position is not None:
+            return True  # A stream has begun meanwhile, at a place before this page: what is between must be read.
         for event in news.page.events:
             encoded = _event_message(event)
             for name in (None, event.search):

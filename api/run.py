@@ -53,7 +53,7 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
 
 @contextmanager
 def _database(into: Path) -> Iterator[Database]:
-    check_numbering(into, option="--into")
+    check_numbering(into, into / "topiary.db", option="--into")
     database = Database(f"sqlite:///{into / 'topiary.db'}")
     try:
         database.migrate()

@@ -31,11 +31,11 @@ def exclusive(folder: Path, *, option: str, accepted: str) -> Iterator[None]:
         lock.release()
 
 
-def check_numbering(folder: Path, *, option: str) -> None:
+def check_numbering(folder: Path, database: Path, *, option: str) -> None:
     """Raises FolderError for jobs without the SQLite file that numbered them.
 
     Numbered anew, jobs would take what earlier ones left for their own.
     """
-    if (folder / "jobs").exists() and not (folder / "topiary.db").exists():
+    if (folder / "jobs").exists() and not database.exists():
         problem = "holds jobs whose database is gone"
-        raise FolderError(option, str(folder), problem, "a new folder, or the one with its topiary.db put back")
+        raise FolderError(option, str(folder), problem, f"a new folder, or this one with {database} put back")

@@ -16,7 +16,7 @@ from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.store import Store
 from nas.errors import TopiaryError
 from nas.jobs import Assignment, Failure, PrepareData, Resources, Update, WorkerPool, attempt_folder
-from nas.states import Intent, JobState, SearchState
+from nas.states import Intent, JobState
 
 LEASE = "scheduler"
 LEASE_SECONDS = 10
@@ -31,7 +31,11 @@ SILENCE_SECONDS = 120
 _HEARD_SECONDS = 30
 """How often a sign of life is written down where there is nothing else to write."""
 
-_CLAIMED_AT_ONCE = 256
+_RECONCILED_SECONDS = 60
+"""How often workers are looked for that run what the store knows nothing of."""
+
+_ADVANCING_SECONDS = 2
+"""How long a step may add new work before it leaves the other searches to the next one: the lease must outlast it."""
 
 
 def utc_now() -> datetime:
@@ -43,12 +47,13 @@ class _Turn:
     """What a step decided, to be done once it is committed."""
 
     term: int
+    until: datetime
     adopt: list[Assignment] = field(default_factory=list)
     live: list[tuple[int, int]] = field(default_factory=list)
     cancel: list[tuple[int, int]] = field(default_factory=list)
     submit: list[Assignment] = field(default_factory=list)
-    newest: dict[str, int] = field(default_factory=dict)
-    running: bool = False
+    heard: dict[tuple[int, int], datetime] = field(default_factory=dict)
+    advanced: dict[str, int] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -73,8 +78,11 @@ class Scheduler:
         self._unrecorded: list[Update] = []
         self._handed_out: set[tuple[int, int]] = set()
         self._heard: dict[tuple[int, int], datetime] = {}
+        """When each attempt's last sign of life was written down."""
         self._advanced: dict[str, int] = {}
         """The event up to which each search was advanced."""
+        self._stepped_at: datetime | None = None
+        self._reconciled_at: datetime | None = None
 
     def step(self) -> bool:
         """One turn, in one transaction; returns whether any search is still running.
@@ -84,19 +92,18 @@ class Scheduler:
         if self._term is not None:
             self._unrecorded += self._pool.poll()
         now = self._clock()
-        with self._database.transaction() as session:
-            store = Store(session)
-            until = now + timedelta(seconds=LEASE_SECONDS)
-            term = store.leases.take(LEASE, self._name, now=now, until=until)
-            if term != self._term:
-                self._let_go()
-            turn = None if term is None else self._decide(store, term, now)
-            running = bool(store.searches.num_running())
-        if turn is None:
-            return running
-        # Only a committed step has handed anything out, and only then are the updates safe to forget.
-        self._unrecorded = []
-        self._do(turn, until)
+        try:
+            with self._database.transaction() as session:
+                store = Store(session)
+                turn = self._decide(store, now)
+                running = bool(store.searches.num_running())
+        except BaseException:
+            self._reconciled_at = None  # It may be committed all the same, and only the answer lost.
+            raise
+        if turn is not None:
+            # Only a committed step has handed anything out, and only then are the updates safe to forget.
+            self._unrecorded = []
+            self._do(turn, now)
         return running
 
     def stop(self) -> None:
@@ -114,63 +121,86 @@ class Scheduler:
         self._handed_out = set()
         self._heard = {}
         self._advanced = {}
+        self._stepped_at = None
+        self._reconciled_at = None
 
     # --- within the transaction ---
 
-    def _decide(self, store: Store, term: int, now: datetime) -> _Turn:
-        turn = _Turn(term)
+    def _decide(self, store: Store, now: datetime) -> _Turn | None:
+        """All that changes in the store, and what is to be done once that is committed; None without the lease."""
+        lease = store.leases.take(LEASE, self._name, now=now, seconds=LEASE_SECONDS)
+        if lease is None or lease.term != self._term:
+            self._let_go()
+        if lease is None:
+            return None
+        turn = _Turn(lease.term, lease.until)
         for update in self._unrecorded:
-            if self._is_worth_recording(update, now):
+            if self._is_worth_recording(update, turn, now):
                 _record_apart(store, update, now)
         for live in store.jobs.live():
             self._look_after(store, live, turn, now)
         for search in store.searches.running():
-            if search.intent is Intent.CANCEL:
+            if search.intent is Intent.CANCEL and store.searches.end_cancelled(search.id, now):
                 turn.cancel += store.jobs.cancel_all(search.id, now)
-                store.searches.end(search.id, SearchState.CANCELLED, None, now)
         self._advance(store, turn, now)
         turn.submit = self._claim(store, now)
+        extended = store.leases.take(LEASE, self._name, now=self._clock(), seconds=LEASE_SECONDS)
+        turn.until = turn.until if extended is None else extended.until
         return turn
 
-    def _is_worth_recording(self, update: Update, now: datetime) -> bool:
+    def _is_worth_recording(self, update: Update, turn: _Turn, now: datetime) -> bool:
         """Whether there is anything in it, or the last sign of life is some time ago."""
         key = (update.job_id, update.attempt)
         is_sign_only = update == Update(job_id=update.job_id, attempt=update.attempt)
         if is_sign_only and key in self._heard and now < self._heard[key] + timedelta(seconds=_HEARD_SECONDS):
             return False
-        self._heard[key] = now
+        turn.heard[key] = now
         return True
 
     def _look_after(self, store: Store, live: LiveAttempt, turn: _Turn, now: datetime) -> None:
         """Adopts a live attempt that another scheduler handed out; gives up one that has been silent too long."""
         key = (live.job_id, live.number)
+        turn.live.append(key)
         if key not in self._handed_out:
             turn.adopt.append(self._assignment(store, store.jobs.get(live.job_id)))
             store.jobs.hear(*key, None, now + timedelta(seconds=FIRST_SIGN_SECONDS))
+        elif live.lease_until < now and not self._listened(now):
+            store.jobs.hear(*key, None, now + timedelta(seconds=SILENCE_SECONDS))
         elif live.lease_until < now:
             silent = Failure(reason=f"its worker gave no sign of life until {live.lease_until:%H:%M:%S} UTC", lost=True)
             store.jobs.give_back(*key, silent, now, to=JobState.QUEUED)
             turn.cancel.append(key)
-            return
-        turn.live.append(key)
+            turn.live.remove(key)
+
+    def _listened(self, now: datetime) -> bool:
+        """Whether silence is that of the workers: after a machine has slept, it may be the scheduler's own."""
+        return self._stepped_at is not None and now < self._stepped_at + timedelta(seconds=SILENCE_SECONDS / 4)
 
     def _advance(self, store: Store, turn: _Turn, now: datetime) -> None:
         """Advances every search to which something has happened since it was last advanced."""
         searches = store.searches.running()
-        turn.newest = store.events.newest_of([search.name for search in searches])
+        newest = store.events.newest_of([search.name for search in searches])
         happened = store.events.pending_searches()
         for search in searches:
-            if search.name in happened or turn.newest.get(search.name) != self._advanced.get(search.name, -1):
+            is_due = search.name in happened or newest.get(search.name) != self._advanced.get(search.name, -1)
+            if is_due and self._clock() > now + timedelta(seconds=_ADVANCING_SECONDS):
+                continue  # It stays due.
+            if is_due:
                 advance(store, search, now)
+            turn.advanced[search.name] = newest.get(search.name, -1)
 
     def _claim(self, store: Store, now: datetime) -> list[Assignment]:
         """Starts attempts at queued jobs, oldest first, for as long as the pool has room."""
         claimed: list[Assignment] = []
+        refused: set[Resources] = set()
         if not self._pool.has_room(Resources(cpus=1, gpus=0), []):
             return claimed
-        running = [search.id for search in store.searches.running()]
-        for job in store.jobs.queued(running, limit=_CLAIMED_AT_ONCE):
-            if not self._pool.has_room(_resources(job), [assignment.resources for assignment in claimed]):
+        for job in store.jobs.queued([search.id for search in store.searches.running()]):
+            wanted = _resources(job)
+            if wanted in refused:
+                continue  # Within one step, room only shrinks.
+            if not self._pool.has_room(wanted, [assignment.resources for assignment in claimed]):
+                refused.add(wanted)
                 continue
             folder = attempt_folder(self._run_folder, job.id, job.attempt + 1)
             started = store.jobs.start_attempt(job, str(folder), now, now + timedelta(seconds=FIRST_SIGN_SECONDS))
@@ -195,20 +225,24 @@ class Scheduler:
 
     # --- once it is committed ---
 
-    def _do(self, turn: _Turn, until: datetime) -> None:
-        newly_held = self._term != turn.term
-        self._term = turn.term
-        self._advanced = turn.newest
+    def _do(self, turn: _Turn, now: datetime) -> None:
+        if self._clock() > turn.until:
+            self._let_go()  # Another may act by now; whoever does adopts everything.
+            return
+        self._term, self._stepped_at, self._advanced = turn.term, now, turn.advanced
+        self._handed_out &= set(turn.live)
+        self._heard = {key: at for key, at in {**self._heard, **turn.heard}.items() if key in self._handed_out}
         for assignment in turn.adopt:
             self._pool.adopt(assignment)
             self._handed_out.add((assignment.job_id, assignment.attempt))
         for job_id, attempt in turn.cancel:
             self._pool.cancel(job_id, attempt)
-        if newly_held:
-            # Attempts that an earlier scheduler could not end: it died, or was cut off, before it got to it.
+        if self._reconciled_at is None or now > self._reconciled_at + timedelta(seconds=_RECONCILED_SECONDS):
+            # Attempts that a scheduler could not end: it died, or was cut off, before it got to it.
             self._pool.keep_only(turn.live)
+            self._reconciled_at = now
         for assignment in turn.submit:
-            self._submit(assignment, until)
+            self._submit(assignment, turn.until)
 
     def _submit(self, assignment: Assignment, until: datetime) -> None:
         """Starts an attempt that the store holds as running; one that cannot be started is a failure to record."""

@@ -4,7 +4,6 @@ It holds the listening socket itself, so an HTTP server that has to be started a
 Both children end when this process does, however it ends: they read a pipe that closes with it.
 """
 
-import ipaddress
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,9 @@ from nas.errors import SettingError
 
 BAD_INPUT = 2
 """A child that ends with this code would end so again."""
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""As the guard of requests knows them."""
 
 _LOOK_SECONDS = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY_SECONDS = 0.2, 30.0, 60.0
@@ -55,21 +57,19 @@ def _held(runs: Path, database: Database) -> Iterator[None]:
         runs.mkdir(parents=True, exist_ok=True)
         yield
         return
-    accepted = "a folder that no other service or run uses"
-    with exclusive(runs, option="--runs", accepted=accepted):
-        check_numbering(runs, option="--runs")
+    with ExitStack() as held:
+        # Both: one service for each folder of runs, and, since it takes the scheduler's lease at once, for each file.
+        for folder, option in {database.sqlite_file.parent: "--database", runs: "--runs"}.items():
+            held.enter_context(exclusive(folder, option=option, accepted="a folder that no other service or run uses"))
+        check_numbering(runs, database.sqlite_file, option="--runs")
         yield
 
 
 def check_loopback(host: str) -> None:
     """Raises SettingError for a host that other machines could reach: there are no keys yet."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if host not in _LOOPBACK:
         problem = "is not this machine's own address, and without keys anyone who can reach it could use it"
-        raise SettingError("--host", host, problem, "127.0.0.1, ::1 or localhost")
+        raise SettingError("--host", host, problem, " or ".join(_LOOPBACK))
 
 
 @dataclass

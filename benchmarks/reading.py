@@ -94,7 +94,7 @@ def _fill(database: Database, spec: SearchSpec) -> None:
                 resources=spec.resources,
             )
             store.jobs.add(search_id, trial, now, trial_id=candidate.trial_id)
-        for job in store.jobs.queued([search_id], limit=CANDIDATES):
+        for job in store.jobs.of_search(search_id):
             started = store.jobs.start_attempt(job, "/f", now, now + timedelta(hours=1))
             if started is None:
                 raise RuntimeError(f"job {job.id} was not queued")

@@ -5,6 +5,8 @@ from alembic import context
 from api.store.database import VERSION_TABLE
 from api.store.tables import Base
 
+MIGRATING = 0x70BB  # Any number: two that migrate at once wait for one another.
+
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
@@ -20,6 +22,8 @@ if is_sqlite:
     connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")
 try:
     with context.begin_transaction():
+        if not is_sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
         context.run_migrations()
         if is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
             raise RuntimeError(f"the migration would leave rows without what they refer to: {broken}")

@@ -69,9 +69,13 @@ class Client:
 
     def __init__(self, url: str | None = None, *, timeout: float = 60, patience: float = 60) -> None:
         self.url = (url or os.environ.get("TOPIARY_URL") or DEFAULT_URL).rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingError("TOPIARY_URL", self.url, "is not the address of a service", DEFAULT_URL)
+        problem = SettingError("TOPIARY_URL", self.url, "is not the address of a service", f"one such as {DEFAULT_URL}")
+        try:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise problem
+        except ValueError as error:  # Of a port that is no number.
+            raise problem from error
         # A proxy for the web does not lead to this machine.
         trust_env = parts.hostname not in _LOCAL_HOSTS
         self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=trust_env)

@@ -34,6 +34,16 @@ def check_move(job_id: int, old: JobState, new: JobState) -> None:
         raise IllegalMove(f"job {job_id} cannot go from {old} to {new}")
 
 
+class AttemptState(StrEnum):
+    """`failed` counts against its job; `lost`, with whoever ran it, does not."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
 class TrialState(StrEnum):
     """Derived from the trial's newest job; `waiting` before the first, `succeeded` when it is as far as it was told."""
 

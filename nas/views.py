@@ -11,7 +11,7 @@ from nas.border import Border
 from nas.cost import Cost
 from nas.jobs import JobProgress
 from nas.ranking import Standing
-from nas.states import JobState, PromotionState, SearchState
+from nas.states import AttemptState, JobState, PromotionState, SearchState
 
 
 class CurvePoint(Border):
@@ -135,7 +135,7 @@ class AttemptView(Border):
     job_id: int
     kind: str
     number: int
-    state: Literal["running", "succeeded", "failed", "cancelled"]
+    state: AttemptState
     started_at: datetime
     ended_at: datetime | None
     reason: str | None

@@ -31,7 +31,15 @@ if os.environ.get("RAY_AUTH_TOKEN"):
 import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.job_config import JobConfig
 
 _CONNECT_SECONDS = 5.0
@@ -217,7 +225,10 @@ class RayPool:
         self._live = [live for live in self._live if live.key in current]
 
     def release(self) -> None:
-        """The actors of a cluster go on; those of an embedded Ray do too, until it is closed."""
+        """The actors of a cluster go on; nobody else could find those of an embedded Ray."""
+        if self._embedded and self._opened:
+            for live in self._live:
+                ray.kill(live.actor)
         self._live = []
         self._adopted = []
 
@@ -262,8 +273,8 @@ def _share(resources: dict[str, float]) -> Share:
 def _failure(error: RayError, node: str) -> Failure:
     """Why the actor is gone: a process that died counts against the job, a node or Ray itself that did does not."""
     reason = f"its worker died: {_one_line(error)}"
-    if isinstance(error, RayTaskError):
-        return Failure(reason=reason)
+    if isinstance(error, RayTaskError | OutOfMemoryError | RuntimeEnvSetupError | ActorUnschedulableError):
+        return Failure(reason=reason)  # The next attempt may well end so too.
     if not isinstance(error, RayActorError) or error.preempted or "node has died" in str(error):
         return Failure(reason=reason, lost=True)
     return Failure(reason=reason, lost=bool(node) and node not in _nodes())

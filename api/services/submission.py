@@ -14,7 +14,7 @@ from nas.errors import ConflictError, SpecError
 from nas.model_folder import inspect_model_folder
 from nas.space import draw, enumerate_candidates
 from nas.spec import MOST_CANDIDATES, SearchSpec
-from nas.states import SearchState
+from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
 from nas.views import CandidateView, EnumerationView
 
@@ -59,7 +59,8 @@ def enumerate_spec(spec: SearchSpec) -> EnumerationView:
 
 
 def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
-    """Creates the search, or finds the one of this name; a failed or cancelled one is taken up again.
+    """Creates the search, or finds the one of this name; a failed or cancelled one is taken up again, and one
+    that is being cancelled goes on.
 
     A search that ended before its first trial was queued gives way to a mended spec of its name.
 
@@ -68,7 +69,15 @@ def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
     """
     with database.reading() as session:
         existing = _settled(Store(session), spec)
-    if existing is not None and existing.state in (SearchState.RUNNING, SearchState.FINISHED):
+    if (
+        existing is not None
+        and existing.intent is Intent.RUN
+        and existing.state
+        in (
+            SearchState.RUNNING,
+            SearchState.FINISHED,
+        )
+    ):
         return Submission(existing.id, existing.name, created=False)
     found = _checked(spec)
     try:
@@ -84,16 +93,16 @@ def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
 
 
 def _begin(store: Store, spec: SearchSpec, found: EnumerationView, now: datetime) -> Submission:
+    giving_way = store.searches.find(spec.name, lock=True)
     existing = _settled(store, spec)
     if existing is None:
-        if (giving_way := store.searches.find(spec.name)) is not None:
+        if giving_way is not None:
             store.searches.discard(giving_way.id)
         search = store.searches.add(spec, found, now)
         return Submission(search.id, search.name, created=True)
-    if existing.state in (SearchState.FAILED, SearchState.CANCELLED):
+    if not store.searches.keep_running(existing.id, now) and store.searches.resume(existing.id, now):
         # Once winners are promoted, a trial that is tried again could change nothing any more.
         store.jobs.retry(existing.id, now, trials_too=not store.promotions.of_search(existing.id))
-        store.searches.resume(existing.id, now)
     return Submission(existing.id, existing.name, created=False)
 
 

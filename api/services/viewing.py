@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -112,7 +111,11 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
 
 def attempt_folder(session: Session, job_id: int, number: int) -> Path:
     """Where an attempt writes, its log among the rest."""
-    return Path(Store(session).jobs.attempt(job_id, number).folder)
+    folder = Store(session).jobs.attempt(job_id, number).folder
+    if not folder:
+        problem = "was made before folders were kept on record"
+        raise NotFoundError("attempt", f"{number} of job {job_id}", problem, "a later attempt")
+    return Path(folder)
 
 
 def attempts(session: Session, name: str) -> list[AttemptView]:
@@ -194,17 +197,9 @@ def _attempt_view(attempt: AttemptRecord) -> AttemptView:
         job_id=attempt.job_id,
         kind=attempt.kind,
         number=attempt.number,
-        state=_attempt_state(attempt),
+        state=attempt.state,
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         reason=attempt.reason,
         folder=attempt.folder,
     )
-
-
-def _attempt_state(attempt: AttemptRecord) -> Literal["running", "succeeded", "failed", "cancelled"]:
-    if attempt.ended_at is None:
-        return "running"
-    if attempt.reason is None:
-        return "succeeded"
-    return "cancelled" if attempt.cancelled else "failed"

@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import Session
 
 from api.store.events import Events
@@ -39,6 +39,11 @@ class Database:
         if not self.is_sqlite:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self._engine.execution_options(**options)
+
+    @property
+    def sqlite_file(self) -> Path:
+        """Where an SQLite database is."""
+        return Path(self._engine.url.database or "").resolve()
 
     def migrate(self) -> None:
         """Brings the tables to the newest version."""
@@ -79,7 +84,7 @@ class Database:
             yield
         except (IntegrityError, DataError):
             raise  # Of a statement, not of the database.
-        except DatabaseError as error:
+        except DBAPIError as error:
             raise StoreError(f"the database {self._engine.url} cannot be used: {error.orig}") from error
         except TimeoutError as error:
             raise StoreError(f"the database {self._engine.url} has no connection free: {error}") from error

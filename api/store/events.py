@@ -1,7 +1,8 @@
 """The append-only record of what happened: for live streams, replay and audit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from pydantic import JsonValue
 from sqlalchemy import func, select, text
@@ -11,6 +12,8 @@ from api.store.tables import EventRow, PromotionRow, SearchRow, TrialRow
 from nas.views import EventKind, EventView
 
 _WRITING = 0x70BA  # Any number, the same in every process: PostgreSQL's name for the lock.
+
+Row = TypeVar("Row")
 
 
 class Events:
@@ -33,18 +36,28 @@ class Events:
         job_id: int | None = None,
         **data: JsonValue,
     ) -> None:
-        search = self._session.get_one(SearchRow, search_id)
+        search = self._kept(("search", search_id), lambda: self._session.get_one(SearchRow, search_id))
         self._pending.append(
             EventRow(
                 project_id=search.project_id,
                 search=search.name,
                 at=at,
                 kind=kind.value,
-                candidate_id=None if trial_id is None else self._session.get_one(TrialRow, trial_id).candidate_id,
+                candidate_id=None if trial_id is None else self._candidate_of(trial_id),
                 job_id=job_id,
                 data=data,
             )
         )
+
+    def _candidate_of(self, trial_id: int) -> int:
+        return self._kept(("trial", trial_id), lambda: self._session.get_one(TrialRow, trial_id)).candidate_id
+
+    def _kept(self, key: tuple[str, int], get: Callable[[], Row]) -> Row:
+        """A session forgets rows that nobody holds; these are asked for again with every event."""
+        held: dict[tuple[str, int], Row] = self._session.info.setdefault("rows", {})
+        if key not in held:
+            held[key] = get()
+        return held[key]
 
     def num_pending(self) -> int:
         return len(self._pending)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -17,8 +17,11 @@ from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.tables import AttemptRow, JobRow, PromotionRow
 from nas.errors import NotFoundError
 from nas.jobs import Failure, JobProgress, JobResult, JobSpec
-from nas.states import JobState, check_move
+from nas.states import AttemptState, JobState, check_move
 from nas.views import EventKind
+
+_CLAIMED_AT_ONCE = 32
+"""Of one search, in one step."""
 
 
 class Jobs:
@@ -59,9 +62,15 @@ class Jobs:
         """All jobs of a search with the progress of their current attempts, oldest first."""
         return self._records(JobRow.search_id == search_id)
 
-    def queued(self, search_ids: Sequence[int], *, limit: int) -> list[JobRecord]:
-        """The jobs of these searches that wait, oldest first."""
-        return self._records((JobRow.state == JobState.QUEUED) & JobRow.search_id.in_(search_ids), limit=limit)
+    def queued(self, search_ids: Sequence[int]) -> list[JobRecord]:
+        """Jobs that wait, oldest first: of each of these searches the first few, so that none hides another's."""
+        place = func.row_number().over(partition_by=JobRow.search_id, order_by=JobRow.id)
+        waiting = (
+            select(JobRow.id, place.label("place"))
+            .where(JobRow.state == JobState.QUEUED, JobRow.search_id.in_(search_ids))
+            .subquery()
+        )
+        return self._records(JobRow.id.in_(select(waiting.c.id).where(waiting.c.place <= _CLAIMED_AT_ONCE)))
 
     def live(self) -> list[LiveAttempt]:
         """Every attempt that runs according to the store, oldest job first."""
@@ -88,7 +97,7 @@ class Jobs:
                 trial_id=job.trial_id,
                 promotion_id=job.promotion_id,
                 number=row.number,
-                cancelled=job.state == JobState.CANCELLED and row.number == job.attempt,
+                state=AttemptState(row.state),
                 folder=row.folder,
                 started_at=row.started_at,
                 ended_at=row.ended_at,
@@ -137,7 +146,14 @@ class Jobs:
         if not moved:
             return None
         self._session.add(
-            AttemptRow(job_id=job.id, number=number, folder=folder, started_at=now, lease_until=lease_until)
+            AttemptRow(
+                job_id=job.id,
+                number=number,
+                state=AttemptState.RUNNING,
+                folder=folder,
+                started_at=now,
+                lease_until=lease_until,
+            )
         )
         self._session.flush()
         row = self._session.get_one(JobRow, job.id)
@@ -164,7 +180,7 @@ class Jobs:
             _current(job_id, attempt), state=JobState.SUCCEEDED, result=result.model_dump(mode="json"), reason=None
         )
         if done:
-            self._end_attempt(job_id, attempt, None, now)
+            self._end_attempt(job_id, attempt, AttemptState.SUCCEEDED, None, now)
             row = self._session.get_one(JobRow, job_id)
             self._tell(row, EventKind.JOB_ENDED, now, attempt=attempt, state=JobState.SUCCEEDED, reason=None)
         return done
@@ -180,7 +196,9 @@ class Jobs:
             failures=JobRow.failures + (0 if failure.lost else 1),
         )
         if done:
-            self._end_attempt(job_id, attempt, failure.reason, now)
+            state = AttemptState.LOST if failure.lost else AttemptState.FAILED
+            ended = AttemptState.CANCELLED if to is JobState.CANCELLED else state
+            self._end_attempt(job_id, attempt, ended, failure.reason, now)
             row = self._session.get_one(JobRow, job_id)
             if to is JobState.QUEUED:
                 self._tell(row, EventKind.JOB_QUEUED, now, reason=failure.reason)
@@ -226,24 +244,23 @@ class Jobs:
         result = self._session.execute(update(JobRow).where(condition).values(**values))
         return isinstance(result, CursorResult) and result.rowcount == 1
 
-    def _end_attempt(self, job_id: int, number: int, reason: str | None, now: datetime) -> None:
+    def _end_attempt(self, job_id: int, number: int, state: AttemptState, reason: str | None, now: datetime) -> None:
         self._session.execute(
             update(AttemptRow)
             .where(AttemptRow.job_id == job_id, AttemptRow.number == number)
-            .values(ended_at=now, reason=reason)
+            .values(state=state, ended_at=now, reason=reason)
         )
 
     def _tell(self, row: JobRow, event: EventKind, now: datetime, **data: Any) -> None:
         trial_id = trial_of(self._session, row.trial_id, row.promotion_id)
         self._events.append(event, row.search_id, now, trial_id=trial_id, job_id=row.id, job_kind=row.kind, **data)
 
-    def _records(self, condition: ColumnElement[bool], *, limit: int | None = None) -> list[JobRecord]:
+    def _records(self, condition: ColumnElement[bool]) -> list[JobRecord]:
         rows = self._session.execute(
             select(JobRow, AttemptRow.progress)
             .outerjoin(AttemptRow, (AttemptRow.job_id == JobRow.id) & (AttemptRow.number == JobRow.attempt))
             .where(condition)
             .order_by(JobRow.id)
-            .limit(limit)
         )
         return [
             _job_record(row, None if progress is None else JobProgress.model_validate(progress))

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from nas.architecture import Architecture
 from nas.jobs import JobProgress, JobResult, JobSpec
 from nas.spec import SearchSpec
-from nas.states import Intent, JobState, SearchState
+from nas.states import AttemptState, Intent, JobState, SearchState
 
 _JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
 _JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
@@ -82,7 +82,7 @@ class AttemptRecord:
     trial_id: int | None
     promotion_id: int | None
     number: int
-    cancelled: bool
+    state: AttemptState
     folder: str
     started_at: datetime
     ended_at: datetime | None

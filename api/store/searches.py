@@ -69,10 +69,12 @@ class Searches:
             )
         return found
 
-    def find(self, name: str) -> SearchRecord | None:
-        row = self._session.scalar(
-            select(SearchRow).join(ProjectRow).where(SearchRow.name == name, ProjectRow.name == DEFAULT_PROJECT)
-        )
+    def find(self, name: str, *, lock: bool = False) -> SearchRecord | None:
+        """The search of this name; `lock` keeps its row as it is to the end of the transaction."""
+        query = select(SearchRow).join(ProjectRow).where(SearchRow.name == name, ProjectRow.name == DEFAULT_PROJECT)
+        if lock:
+            query = query.with_for_update(of=SearchRow).execution_options(populate_existing=True)
+        row = self._session.scalar(query)
         return None if row is None else _record(row)
 
     def newest_first(self, *, limit: int | None = None, offset: int = 0) -> list[SearchRecord]:
@@ -92,25 +94,46 @@ class Searches:
 
     def end(self, search_id: int, state: SearchState, reason: str | None, now: datetime) -> None:
         """Closes a running search; one that is closed already stays as it is."""
-        values = {"state": state, "reason": reason, "finished_at": now}
-        if self._update_running(search_id, **values):
+        values: dict[str, object] = {"state": state, "reason": reason, "finished_at": now}
+        if self._update(search_id, [SearchState.RUNNING], values):
             self._events.append(EventKind.SEARCH_ENDED, search_id, now, state=state.value, reason=reason)
+
+    def end_cancelled(self, search_id: int, now: datetime) -> bool:
+        """Closes a running search whose user wants that; whether the user still does."""
+        values: dict[str, object] = {"state": SearchState.CANCELLED, "finished_at": now}
+        if not self._update(search_id, [SearchState.RUNNING], values, Intent.CANCEL):
+            return False
+        self._events.append(EventKind.SEARCH_ENDED, search_id, now, state=SearchState.CANCELLED.value, reason=None)
+        return True
 
     def ask_to_cancel(self, search_id: int, now: datetime) -> bool:
         """Whether there was something to cancel: a search that still runs. Asked again, nothing changes."""
         asked = self._session.get_one(SearchRow, search_id).intent == Intent.CANCEL
-        if not self._update_running(search_id, intent=Intent.CANCEL):
+        if not self._update(search_id, [SearchState.RUNNING], {"intent": Intent.CANCEL}):
             return False
         if not asked:
             self._events.append(EventKind.SEARCH_CANCELLING, search_id, now)
         return True
 
-    def resume(self, search_id: int, now: datetime) -> None:
-        """Takes up a search that has failed or was cancelled."""
-        row = self._session.get_one(SearchRow, search_id)
-        row.state, row.intent, row.reason, row.finished_at = SearchState.RUNNING, Intent.RUN, None, None
-        self._session.flush()
-        self._events.append(EventKind.SEARCH_RESUMED, search_id, now)
+    def keep_running(self, search_id: int, now: datetime) -> bool:
+        """Takes back that a search is to be cancelled; whether that could still be done."""
+        kept = self._update(search_id, [SearchState.RUNNING], {"intent": Intent.RUN}, Intent.CANCEL)
+        if kept:
+            self._events.append(EventKind.SEARCH_RESUMED, search_id, now)
+        return kept
+
+    def resume(self, search_id: int, now: datetime) -> bool:
+        """Takes up a search that has failed or was cancelled; whether it was in either state."""
+        values: dict[str, object] = {
+            "state": SearchState.RUNNING,
+            "intent": Intent.RUN,
+            "reason": None,
+            "finished_at": None,
+        }
+        resumed = self._update(search_id, [SearchState.FAILED, SearchState.CANCELLED], values)
+        if resumed:
+            self._events.append(EventKind.SEARCH_RESUMED, search_id, now)
+        return resumed
 
     def discard(self, search_id: int) -> None:
         """Deletes a search that ended before its first trial was queued; its events and its jobs' folders stay."""
@@ -145,11 +168,16 @@ class Searches:
             for row, trial in rows
         ]
 
-    def _update_running(self, search_id: int, **values: object) -> bool:
-        """One statement, so that of a user who cancels and a scheduler that closes only one comes first."""
-        statement = (
-            update(SearchRow).where(SearchRow.id == search_id, SearchRow.state == SearchState.RUNNING).values(**values)
-        )
+    def _update(
+        self, search_id: int, states: list[SearchState], values: dict[str, object], intent: Intent | None = None
+    ) -> bool:
+        """Whether the search was in one of these states, with this intent if one is given, and now is as told.
+
+        One statement, so that of a user who cancels and a scheduler that closes only one comes first.
+        """
+        statement = update(SearchRow).where(SearchRow.id == search_id, SearchRow.state.in_(states)).values(**values)
+        if intent is not None:
+            statement = statement.where(SearchRow.intent == intent)
         result = self._session.execute(statement)
         return isinstance(result, CursorResult) and result.rowcount == 1
 

@@ -147,10 +147,14 @@ class JobRow(Base):
 
 class AttemptRow(Base):
     __tablename__ = "attempts"
-    __table_args__ = (UniqueConstraint("job_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "number"),
+        CheckConstraint("state IN ('running', 'succeeded', 'failed', 'lost', 'cancelled')", name="state"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
     number: Mapped[int]
+    state: Mapped[str]
     folder: Mapped[str]
     lease_until: Mapped[datetime]
     """Until when its worker may stay silent before it is given up as lost."""

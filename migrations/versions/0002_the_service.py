@@ -26,9 +26,16 @@ def upgrade() -> None:
         attempts.add_column(
             sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False, server_default=_LONG_AGO)
         )
+        attempts.add_column(sa.Column("state", sa.String(), nullable=False, server_default="running"))
+    op.execute("UPDATE attempts SET state = 'succeeded' WHERE ended_at IS NOT NULL AND reason IS NULL")
+    op.execute("UPDATE attempts SET state = 'failed' WHERE ended_at IS NOT NULL AND reason IS NOT NULL")
     with op.batch_alter_table("attempts") as attempts:
         attempts.alter_column("folder", server_default=None)
         attempts.alter_column("lease_until", server_default=None)
+        attempts.alter_column("state", server_default=None)
+        attempts.create_check_constraint(
+            op.f("ck_attempts_state"), "state IN ('running', 'succeeded', 'failed', 'lost', 'cancelled')"
+        )
     op.create_table(
         "events",
         sa.Column("id", _WHOLE_NUMBER, nullable=False),
@@ -68,6 +75,8 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_events_search_id"), table_name="events")
     op.drop_table("events")
     with op.batch_alter_table("attempts") as attempts:
+        attempts.drop_constraint(op.f("ck_attempts_state"), type_="check")
+        attempts.drop_column("state")
         attempts.drop_column("lease_until")
         attempts.drop_column("folder")
     op.drop_index(op.f("ix_jobs_promotion_id"), table_name="jobs")

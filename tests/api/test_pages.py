@@ -14,7 +14,7 @@ from api.pages.glyph import glyph, text_alternative
 from api.pages.sparkline import Scale, sparkline
 from nas.figures import PALETTE
 from nas.jobs import JobProgress
-from nas.states import JobState, PromotionState, SearchState
+from nas.states import AttemptState, JobState, PromotionState, SearchState
 from nas.views import (
     AttemptView,
     ErrorView,
@@ -96,7 +96,14 @@ def promotion(**changes: object) -> PromotionView:
 
 def attempt(**changes: object) -> AttemptView:
     return AttemptView(
-        job_id=2, kind="trial", number=1, state="failed", started_at=NOW, ended_at=NOW, reason=HOSTILE, folder="/f"
+        job_id=2,
+        kind="trial",
+        number=1,
+        state=AttemptState.FAILED,
+        started_at=NOW,
+        ended_at=NOW,
+        reason=HOSTILE,
+        folder="/f",
     ).model_copy(update=changes)
 
 

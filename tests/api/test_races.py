@@ -228,7 +228,7 @@ def test_of_a_result_and_a_loss_one_is_recorded(database: Database, database_url
         with database.transaction() as session:
             store = Store(session)
             store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-            job = store.jobs.queued([search_id], limit=1)[0]
+            job = store.jobs.queued([search_id])[0]
             assert store.jobs.start_attempt(job, "/f", NOW, NOW) is not None
         key = (job.id, job.attempt + 1)
         recorded = both(
@@ -248,7 +248,7 @@ def test_a_job_is_claimed_once(database: Database, database_url: str, spec: Sear
         with database.transaction() as session:
             store = Store(session)
             store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-            job = store.jobs.queued([search_id], limit=1)[0]
+            job = store.jobs.queued([search_id])[0]
         claims = both(database_url, partial(_claim, job), partial(_claim, job))
         assert sum(claim is not None for claim in claims) == 1
 

@@ -140,7 +140,7 @@ def test_two_runs_in_one_folder_are_refused(spec_file: Path, tmp_path: Path) -> 
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=30)
     assert second.returncode == 2
-    assert "is in use by another run; accepted: a folder of its own for each search" in err
+    assert "is in use by another service or run; accepted: a folder of its own for each search" in err
     assert not workers_in(tmp_path)
 
 

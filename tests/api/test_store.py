@@ -171,7 +171,7 @@ def test_a_job_is_started_once(database: Database, teacher_folder: Path, text_fi
     with database.transaction() as session:
         store = Store(session)
         store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-        (job,) = store.jobs.queued([search_id], limit=9)
+        (job,) = store.jobs.queued([search_id])
         started = store.jobs.start_attempt(job, "/f", NOW, NOW)
         assert started is not None
         assert started.attempt == 1
