@@ -192,6 +192,7 @@ def attempts(found: Sequence[AttemptView]) -> RenderableType:
     table = _table(("job", "attempt", "kind", "state", "began", "took", "reason"))
     for column in table.columns[2:4] + table.columns[-1:]:
         column.justify = "left"
+    table.columns[-1].no_wrap = False  # A long reason must not push the others out.
     for each in found:
         took = "" if each.ended_at is None else words.duration((each.ended_at - each.started_at).total_seconds())
         began = each.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -253,6 +254,12 @@ def summary(view: SearchView) -> str:
             f"{words.tokens(promotion.curve[-1].tokens)} more of promotion, "
             f"{words.loss(promotion.exported_loss)} as exported",
         ]
+    if not view.promotions and view.leaderboard and view.leaderboard[0].rank == 1:
+        row = view.leaderboard[0]
+        lines.append(
+            f"best            {row.architecture.label}, {row.parameters:,} parameters, loss {words.loss(row.loss)} "
+            f"after {words.tokens(row.tokens)} tokens; `topiary best {view.name}` says where its weights are"
+        )
     lines += [
         f"given up        {row.architecture.label}: {row.reason}"
         for row in view.leaderboard

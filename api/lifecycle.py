@@ -37,11 +37,6 @@ class _Groundwork:
 def advance(store: Store, search: SearchRecord, now: datetime) -> None:
     """Brings one running search as far as it can go without another result."""
     jobs = store.jobs.of_search(search.id)
-    broken = next((job for job in jobs if job.state is JobState.FAILED and job.kind != "trial"), None)
-    # What still runs is brought to its end: a promotion of another winner is worth as much as ever.
-    if broken is not None and all(job.state.is_final for job in jobs):
-        store.searches.end(search.id, SearchState.FAILED, broken.reason, now)
-        return
     data = next((job.result for job in jobs if isinstance(job.result, DataPrepared)), None)
     calibrated = next((job.result for job in jobs if isinstance(job.result, Calibrated)), None)
     if not jobs:
@@ -54,6 +49,10 @@ def advance(store: Store, search: SearchRecord, now: datetime) -> None:
         jobs = store.jobs.of_search(search.id)
         if all(job.state.is_final for job in jobs if job.kind == "trial"):
             _promote(store, search, groundwork, jobs, now)
+    broken = next((job for job in jobs if job.state is JobState.FAILED and job.kind != "trial"), None)
+    # What still runs is brought to its end: a promotion of another winner is worth as much as ever.
+    if broken is not None and all(job.state.is_final for job in store.jobs.of_search(search.id)):
+        store.searches.end(search.id, SearchState.FAILED, broken.reason, now)
 
 
 def standings(candidates: list[CandidateRecord], jobs: list[JobRecord], curves: SearchCurves) -> list[Standing]:

@@ -1,5 +1,6 @@
 """Scheduler.step(): one turn of everything, as a function of the store, the pool and the clock."""
 
+import logging
 import os
 import secrets
 import socket
@@ -8,15 +9,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from api.lifecycle import advance
 from api.store.database import Database
-from api.store.records import AttemptRecord, JobRecord, LiveAttempt
+from api.store.records import AttemptRecord, JobRecord, LiveAttempt, SearchRecord
 from api.store.store import Store
 from nas.errors import TopiaryError
 from nas.jobs import Assignment, Failure, PrepareData, Resources, Update, WorkerPool, attempt_folder
-from nas.states import Intent, JobState
+from nas.states import Intent, JobState, SearchState
+
+logger = logging.getLogger(__name__)
 
 LEASE = "scheduler"
 LEASE_SECONDS = 10
@@ -186,7 +189,7 @@ class Scheduler:
             if is_due and self._clock() > now + timedelta(seconds=_ADVANCING_SECONDS):
                 continue  # It stays due.
             if is_due:
-                advance(store, search, now)
+                _advance_apart(store, search, now)
             turn.advanced[search.name] = newest.get(search.name, -1)
 
     def _claim(self, store: Store, now: datetime) -> list[Assignment]:
@@ -260,6 +263,21 @@ def _resources(job: JobRecord) -> Resources:
     if isinstance(job.spec, PrepareData):
         return Resources(cpus=1, gpus=0)
     return Resources(cpus=job.spec.resources.cpus, gpus=job.spec.resources.gpus)
+
+
+def _advance_apart(store: Store, search: SearchRecord, now: datetime) -> None:
+    """Advances a search within a savepoint: whatever goes wrong ends that search, and holds up no other."""
+    pending = store.events.num_pending()
+    try:
+        with store.session.begin_nested():
+            advance(store, search, now)
+    except (OperationalError, InterfaceError, InternalError):
+        raise  # Of the database, not of the search.
+    except Exception as error:
+        logger.exception("search %s cannot be advanced", search.name)
+        store.events.forget_pending(pending)
+        reason = f"the scheduler met a bug of its own: {type(error).__name__}: {error}"
+        store.searches.end(search.id, SearchState.FAILED, reason, now)
 
 
 def _record_apart(store: Store, update: Update, now: datetime) -> None:

@@ -29,6 +29,7 @@ def _whole_number(value: Any) -> Any:
     return _not_bool(value)
 
 
-Count = Annotated[int, BeforeValidator(_whole_number)]
+Count = Annotated[int, BeforeValidator(_whole_number), Field(lt=2**63)]
+"""Whole, and such that databases hold it."""
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 """Finite."""

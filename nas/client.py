@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from nas.errors import (
     UserError,
 )
 from nas.ranking import Standing
-from nas.spec import SearchSpec
+from nas.spec import NAME, NAME_DESCRIPTION, SearchSpec
 from nas.states import SearchState
 from nas.views import (
     AttemptView,
@@ -324,6 +325,8 @@ def _event(data: str | None) -> EventView:
 
 
 def _path(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise SettingError("search", name, "cannot be the name of a search", NAME_DESCRIPTION)
     return f"/v1/searches/{quote(name, safe='')}"
 
 
@@ -345,7 +348,7 @@ def _error(response: httpx.Response) -> TopiaryError:
     try:
         return _rebuilt(ErrorView.model_validate_json(response.content))
     except ValidationError:
-        return ServiceError(f"{response.url} answers {response.status_code}: {response.text[:200]}")
+        return ServiceError(f"{response.url} answers {response.status_code}, which is no answer of Topiary's")
 
 
 def _rebuilt(view: ErrorView) -> TopiaryError:

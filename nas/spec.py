@@ -8,8 +8,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from nas.border import Border, Count, Number
 from nas.space import Budget, SearchSpace
 
+NAME = "[a-z0-9][a-z0-9._-]{0,62}"
+NAME_DESCRIPTION = "1 to 63 lower-case letters, digits, dots, dashes, underscores"
+
 MOST_CANDIDATES = 256
 """More than that are retrained only if the spec says how many."""
+
+MOST_TOKENS = 10**15
+"""Of one run; far beyond any, and such that sums over candidates stay countable."""
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -55,7 +61,10 @@ class TrainingSpec(Border):
     beta2: Number = Field(default=0.95, ge=0, lt=1, description="0 or more, below 1")
     clip_norm: Number = Field(default=1.0, gt=0, description="the largest norm of a gradient, above 0")
     measurements: Count = Field(
-        default=8, gt=0, description="points at equal distances along the run at which the loss is measured, at least 1"
+        default=8,
+        gt=0,
+        le=10_000,
+        description="points at equal distances along the run at which the loss is measured, 1 to 10,000",
     )
     checkpoint_seconds: Number = Field(
         default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
@@ -120,10 +129,7 @@ class ResourcesSpec(Border):
 class SearchSpec(Border):
     """A search: the teacher, the budget, the space, the data, and how candidates are retrained."""
 
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
-        description="1 to 63 lower-case letters, digits, dots, dashes, underscores",
-    )
+    name: str = Field(pattern=f"^{NAME}$", description=NAME_DESCRIPTION)
     teacher: str = Field(description="a Hugging Face folder with config.json, safetensors weights and tokenizer.json")
     budget: Budget = Field(description="parameters, tolerance, counting")
     space: SearchSpace = Field(
@@ -140,6 +146,15 @@ class SearchSpec(Border):
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
+
+    @field_validator("trial", "promotion")
+    @classmethod
+    def _countable(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+        data = info.data.get("data")
+        if data is not None and (tokens := training.actual_tokens(data.sequence_length)) > MOST_TOKENS:
+            raise ValueError(f"comes to {tokens:.2e} tokens, more than {MOST_TOKENS:.0e}")
+        return training
+
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one job gets")
     seed: Count = Field(default=0, ge=0, lt=2**63, description="a whole number from 0, below 2^63")
     max_failures: Count = Field(

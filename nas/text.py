@@ -15,7 +15,11 @@ _ACCEPTED = "a .jsonl file (one JSON object per line), a .txt file (one document
 def text_files(path: Path, *, field: str) -> list[Path]:
     """The files that `path` names, sorted; raises DataError if there is none of a kind we read."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        try:
+            files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        except OSError as error:
+            problem = f"cannot be looked through ({error.strerror}: {error.filename})"
+            raise DataError(field, str(path), problem, _ACCEPTED) from error
         if not files:
             raise DataError(field, str(path), "holds no .jsonl and no .txt file", _ACCEPTED)
         return files
@@ -23,6 +27,8 @@ def text_files(path: Path, *, field: str) -> list[Path]:
         raise DataError(field, str(path), "does not exist", _ACCEPTED)
     if path.suffix not in SUFFIXES:
         raise DataError(field, str(path), f"has the ending {path.suffix!r}", _ACCEPTED)
+    if not path.is_file():
+        raise DataError(field, str(path), "is not a regular file", _ACCEPTED)
     return [path]
 
 

@@ -282,6 +282,8 @@ def _failure(error: RayError, node: str) -> Failure:
 
 def _one_line(error: Exception) -> str:
     """The sentence of Ray's message that says what happened, without the table before it and the advice after it."""
+    if "Worker unexpectedly exits" in str(error):
+        return "its process ended without a word: it was killed, or the machine ran out of memory"
     told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     told = told.split(" Some common causes")[0].strip().removeprefix("The actor is dead because ")
     return told if len(told) <= 300 else told[:297] + "..."

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
@@ -71,10 +71,10 @@ def status_of(error: TopiaryError) -> int:
 
 def error_view(error: TopiaryError) -> ErrorView:
     """The error for the wire; a client makes the same error, with the same sentence, of it."""
-    kind, message = type(error).__name__, str(error)
+    kind, message = type(error).__name__, _writable(str(error))
     if not isinstance(error, UserError):
         return ErrorView(kind=kind, message=message)
-    value = " ".join(str(error.value).splitlines())
+    value = _writable(" ".join(str(error.value).splitlines()))
     return ErrorView(
         kind=kind,
         message=message,
@@ -86,6 +86,11 @@ def error_view(error: TopiaryError) -> ErrorView:
     )
 
 
+def _writable(text: str) -> str:
+    """With halves of surrogate pairs, which no encoding takes, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def too_large() -> SpecError:
     """A body of more than LARGEST_BODY."""
     return SpecError("spec", "the request", "is too large", f"up to {LARGEST_BODY:,} bytes")
@@ -93,8 +98,9 @@ def too_large() -> SpecError:
 
 def json_response(error: TopiaryError, status: int | None = None) -> Response:
     """The error as JSON, under its own status unless another is given."""
-    content = error_view(error).model_dump(mode="json")
-    return JSONResponse(content, status_code=status_of(error) if status is None else status)
+    content = error_view(error).model_dump_json()
+    status = status_of(error) if status is None else status
+    return Response(content, status_code=status, media_type="application/json")
 
 
 def add_error_handlers(app: FastAPI, error_page: ErrorPage) -> None:
@@ -103,6 +109,7 @@ def add_error_handlers(app: FastAPI, error_page: ErrorPage) -> None:
     app.add_exception_handler(TopiaryError, _on_topiary_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(UnicodeEncodeError, _on_half_a_pair)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -118,6 +125,13 @@ def _answer(request: Request, error: TopiaryError, status: int | None = None) ->
 def _on_topiary_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TopiaryError)
     return _answer(request, error)
+
+
+def _on_half_a_pair(request: Request, error: Exception) -> Response:
+    """JSON may escape half of a surrogate pair; what it ends up in, a path perhaps, then cannot be written."""
+    assert isinstance(error, UnicodeEncodeError)
+    half = ascii(error.object[error.start : error.end])
+    return _answer(request, SpecError("spec", half, "is half of a character", "text in UTF-8"))
 
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:

@@ -52,6 +52,8 @@ class Database:
 
     def check_version(self) -> None:
         """Raises StoreError unless the tables are of the version that this program needs."""
+        if self.is_sqlite and not self.sqlite_file.exists():
+            raise StoreError(f"there is no database {self.sqlite_file}: `topiary serve` or `topiary migrate` makes one")
         with self._failures(), self._engine.connect() as connection:
             newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
@@ -109,6 +111,8 @@ def _engine(url: str) -> Engine:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingError("TOPIARY_DATABASE", parsed.get_backend_name(), "is not a store Topiary knows", _ACCEPTED)
         # One connection for each thread that a web server's handlers may run in, and some for everything else.
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise SettingError("TOPIARY_DATABASE", url, "names no file", _ACCEPTED)
         engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
     except (ArgumentError, SQLAlchemyError) as error:
         raise SettingError("TOPIARY_DATABASE", url, "is not the URL of a database", _ACCEPTED) from error

@@ -325,3 +325,34 @@ def _succeed(key: tuple[int, int], store: Store) -> object:
 
 def _lose(key: tuple[int, int], store: Store) -> object:
     return store.jobs.give_back(*key, Failure(reason="lost", lost=True), NOW, to=JobState.FAILED)
+
+
+def test_of_two_that_take_up_a_cancelled_search_one_does(
+    database: Database, database_url: str, spec: SearchSpec
+) -> None:
+    """Between the two, the scheduler has started its jobs again."""
+    submit(database, spec, NOW)
+    pool = InstantPool(succeed)
+    turns = Scheduler(database, pool, Path("/run"), clock=lambda: NOW)
+    turns.step()
+    cancel(database, "tiny", NOW)
+    turns.step()
+    assert look(database).state is SearchState.CANCELLED
+    barrier = threading.Barrier(4)
+
+    def run(number: int) -> None:
+        own = Database(database_url)
+        barrier.wait()
+        for _ in range(3):
+            if number == 0:
+                turns.step()
+            else:
+                submit(own, spec, NOW)
+        own.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(4)))
+    while turns.step():
+        pass
+    check(database)
+    assert [each.attempt for each in pool.submitted if each.job_id == 1] == [1, 2]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from api.scheduler import Scheduler
+from api.lifecycle import advance
+from api.scheduler import FIRST_SIGN_SECONDS, Scheduler
+from api.services.control import cancel
 from api.services.submission import submit
-from api.services.viewing import view
+from api.services.viewing import attempts, view
 from api.store.database import Database
+from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.errors import ConflictError
 from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
@@ -287,10 +290,99 @@ def test_updates_survive_a_step_that_fails(database: Database, monkeypatch: pyte
     turns = scheduler(database, pool)
     turns.step()
     with monkeypatch.context() as patch:
-        patch.setattr("api.scheduler.advance", lambda *_: 1 / 0)
+        patch.setattr(Scheduler, "_claim", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             turns.step()
     while turns.step():
         pass
     assert look(database).state == "finished"
     assert [assignment.spec.kind for assignment in pool.submitted].count("prepare_data") == 1
+
+
+def test_a_search_that_cannot_be_advanced_fails_and_holds_up_no_other(
+    database: Database, teacher_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(database, tiny_spec(teacher_folder, text_file, name="other"), NOW)
+
+    def broken(store: Store, search: SearchRecord, now: datetime) -> None:
+        if search.name == "tiny" and store.jobs.of_search(search.id):
+            store.promotions.add(search.id, store.searches.candidates(search.id)[0].trial_id, now)
+            raise OverflowError("too large for the database")
+        advance(store, search, now)
+
+    monkeypatch.setattr("api.scheduler.advance", broken)
+    run(database, succeed)
+    seen = look(database)
+    assert (seen.state, seen.promotions) == ("failed", ()), "what it had begun is taken back"
+    assert seen.reason == "the scheduler met a bug of its own: OverflowError: too large for the database"
+    with database.reading() as session:
+        assert view(session, "other").state == "finished"
+
+
+def test_a_silent_attempt_is_given_up_and_tried_again(database: Database) -> None:
+    now = [NOW]
+    pool = InstantPool(succeed)
+    turns = Scheduler(database, pool, Path("/run"), clock=lambda: now[0])
+    turns.step()
+    pool.silent = True
+    for _ in range(FIRST_SIGN_SECONDS // 10):
+        now[0] += timedelta(seconds=10)
+        turns.step()
+    assert not pool.cancelled, "it may take its time"
+    now[0] += timedelta(seconds=10)
+    turns.step()
+    assert pool.cancelled == [(1, 1)]
+    assert [assignment.attempt for assignment in pool.submitted] == [1, 2]
+    with database.reading() as session:
+        first, _ = attempts(session, "tiny")
+    assert (first.state, first.reason) == ("lost", "its worker gave no sign of life until 12:10:00 UTC")
+
+
+def test_after_a_machine_has_slept_its_workers_get_time_to_show_life(database: Database) -> None:
+    now = [NOW]
+    pool = InstantPool(succeed)
+    turns = Scheduler(database, pool, Path("/run"), clock=lambda: now[0])
+    turns.step()
+    pool.silent = True
+    now[0] += timedelta(hours=8)
+    turns.step()
+    assert not pool.cancelled
+    pool.silent = False
+    now[0] += timedelta(seconds=1)
+    while turns.step():
+        now[0] += timedelta(seconds=1)
+    assert look(database).state == "finished"
+    assert {assignment.attempt for assignment in pool.submitted} == {1}
+
+
+def test_a_search_that_is_being_cancelled_can_be_taken_back(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    pool = InstantPool(succeed)
+    turns = scheduler(database, pool)
+    turns.step()
+    cancel(database, "tiny", NOW)
+    assert look(database).cancelling
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    assert not look(database).cancelling
+    while turns.step():
+        pass
+    assert look(database).state == "finished"
+    assert not pool.cancelled
+
+
+def test_a_broken_promotion_waits_for_those_that_still_run(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    promotion = {**tiny_spec(teacher_folder, text_file).promotion.model_dump(), "winners": 2}
+    submit(database, tiny_spec(teacher_folder, text_file, name="two", promotion=promotion), NOW)
+
+    def outcome(assignment: Assignment) -> Update:
+        first = isinstance(assignment.spec, Promotion) and assignment.spec.architecture.intermediate_size == 64
+        return fail(assignment, "no", user_error=True) if first else succeed(assignment)
+
+    run(database, outcome)
+    with database.reading() as session:
+        seen = view(session, "two")
+    assert (seen.state, seen.reason) == ("failed", "no")
+    assert sorted(promotion.state for promotion in seen.promotions) == ["failed", "finished"]
