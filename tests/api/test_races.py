@@ -335,9 +335,11 @@ def test_of_two_that_take_up_a_cancelled_search_one_does(
     pool = InstantPool(succeed)
     turns = Scheduler(database, pool, Path("/run"), clock=lambda: NOW)
     turns.step()
+    pool.silent = True
     cancel(database, "tiny", NOW)
     turns.step()
     assert look(database).state is SearchState.CANCELLED
+    pool.silent = False
     barrier = threading.Barrier(4)
 
     def run(number: int) -> None:
