@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from api.store.database import Database
+from tests.api.service import Service, serving
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,13 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One that the tests share which break nothing."""
+    with serving(tmp_path_factory.mktemp("service") / "runs") as service:
+        yield service
 
 
 def _execute(url: str, statement: str) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from nas.client import Client
 from nas.states import SearchState
-from tests.api.service import Service, serving
+from tests.api.service import Service
 from tests.conftest import tiny_spec
 
 TRAINING = {
@@ -21,12 +21,6 @@ TRAINING = {
     "measurements": 4,
     "checkpoint_seconds": 600,
 }
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("browser") / "runs") as service:
-        yield service
 
 
 @pytest.fixture
@@ -57,16 +51,15 @@ def order(page: Page) -> tuple[str, ...]:
 def test_ranks_change_on_the_open_page_while_the_search_runs(
     service: Service, page: Page, teacher_folder: Path, text_file: Path
 ) -> None:
-    spec = tiny_spec(teacher_folder, text_file, trial=TRAINING, promotion=TRAINING)
+    spec = tiny_spec(teacher_folder, text_file, name="watched", trial=TRAINING, promotion=TRAINING)
     page.goto(service.url)
-    expect(page.get_by_text("topiary submit")).to_be_visible()
     with Client(service.url) as client:
         client.submit(spec)
-        expect(page.get_by_role("link", name="tiny")).to_be_visible()
-        page.get_by_role("link", name="tiny").click()
+        expect(page.get_by_role("link", name="watched")).to_be_visible()
+        page.get_by_role("link", name="watched").click()
         page.evaluate("window.sameDocument = true")
         orders = [order(page)]
-        while (view := client.search("tiny")).state is SearchState.RUNNING:
+        while (view := client.search("watched")).state is SearchState.RUNNING:
             if (now := order(page)) != orders[-1]:
                 orders.append(now)
             time.sleep(0.05)
@@ -76,7 +69,7 @@ def test_ranks_change_on_the_open_page_while_the_search_runs(
         assert order(page) == tuple(rows), "the page ends with the leaderboard that REST tells"
         assert any(_overtaken(orders[number], orders[number + 1]) for number in range(len(orders) - 1)), orders
         assert page.evaluate("window.sameDocument"), "all that without loading the page anew"
-        expect(page).to_have_title(f"{view.leaderboard[0].loss:.3f} tiny")
+        expect(page).to_have_title(f"{view.leaderboard[0].loss:.3f} watched")
         for figure in ("figure-loss-curves", "figure-rank-over-tokens", "figure-loss-against-parameters"):
             expect(page.locator(f"#{figure} .main-svg").first).to_be_visible()
 

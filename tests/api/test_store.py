@@ -47,6 +47,9 @@ def test_migrations_go_down_to_nothing_and_up_again(database: Database) -> None:
 
 def test_a_database_of_another_version_is_told(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
+    with pytest.raises(StoreError, match=r"there is no database .*: `topiary serve` or `topiary migrate` makes one"):
+        database.check_version()
+    (tmp_path / "topiary.db").touch()
     with pytest.raises(StoreError, match=r"has tables of version none, this program needs \d+: run `topiary migrate`"):
         database.check_version()
     database.migrate()
