@@ -1,14 +1,20 @@
 """A store of each kind, built by the migrations: SQLite, and a real PostgreSQL server that the whole run shares."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from api.store.database import Database
+from nas.spec import SearchSpec
 from tests.api.service import Service, serving
+from tests.conftest import tiny_spec
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +63,33 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def whole(teacher_folder: Path, text_file: Path) -> SearchSpec:
+    """A search of two candidates that is run from its beginning to its end, by whatever runs searches."""
+    training = {
+        "tokens": 7680,
+        "batch_size": 4,
+        "peak_learning_rate": 3e-3,
+        "warmup_steps": 5,
+        "measurements": 2,
+        "checkpoint_seconds": 0,
+    }
+    space = {"num_hidden_layers": [3, 2], "hidden_size": [48, 36]}
+    return tiny_spec(teacher_folder, text_file, space=space, trial=training, promotion=training)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(whole: SearchSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """That search by `topiary run`, which knows neither Ray nor HTTP: what every leaderboard must equal."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "spec.json").write_text(whole.model_dump_json())
+    command = [sys.executable, "-m", "api.cli", "run", str(folder / "spec.json"), "--into", str(folder / "run")]
+    ran = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
 
 
 @pytest.fixture(scope="session")

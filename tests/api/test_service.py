@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from transformers import AutoModelForCausalLM
 
 from nas.client import Client
@@ -14,33 +13,6 @@ from nas.spec import SearchSpec
 from nas.states import SearchState
 from nas.views import SearchView
 from tests.api.service import Service, kill, serving, wait_for, worker_of
-from tests.conftest import tiny_spec
-
-TRAINING = {
-    "tokens": 7680,
-    "batch_size": 4,
-    "peak_learning_rate": 3e-3,
-    "warmup_steps": 5,
-    "measurements": 4,
-    "checkpoint_seconds": 0,
-}
-
-
-@pytest.fixture(scope="module")
-def spec(teacher_folder: Path, text_file: Path) -> SearchSpec:
-    """Of two candidates."""
-    space = {"num_hidden_layers": [3, 2], "hidden_size": [48, 36]}
-    return tiny_spec(teacher_folder, text_file, space=space, trial=TRAINING, promotion=TRAINING)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(spec: SearchSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same search by `topiary run`, which knows neither Ray nor HTTP: what every leaderboard must equal."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "spec.json").write_text(spec.model_dump_json())
-    ran = topiary("run", str(folder / "spec.json"), "--into", str(folder / "run"), "--json")
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
 
 
 def topiary(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -63,9 +35,9 @@ def assert_same(view: SearchView, undisturbed: dict[str, Any]) -> None:
 
 
 def test_a_search_from_the_command_line_to_the_model(
-    service: Service, spec: SearchSpec, undisturbed: dict[str, Any], tmp_path: Path
+    service: Service, whole: SearchSpec, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    (tmp_path / "spec.json").write_text(whole.model_dump_json())
     server = ("--server", service.url)
     submitted = topiary("submit", str(tmp_path / "spec.json"), "--watch", "--json", *server)
     assert_same(SearchView.model_validate_json(submitted.stdout), undisturbed)
@@ -89,8 +61,8 @@ def test_a_search_from_the_command_line_to_the_model(
     )
 
 
-def test_a_bad_spec_gets_the_sentence_of_the_command_line(service: Service, spec: SearchSpec, tmp_path: Path) -> None:
-    bad = {**spec.model_dump(mode="json"), "name": "bad", "teacher": "/nowhere"}
+def test_a_bad_spec_gets_the_sentence_of_the_command_line(service: Service, whole: SearchSpec, tmp_path: Path) -> None:
+    bad = {**whole.model_dump(mode="json"), "name": "bad", "teacher": "/nowhere"}
     (tmp_path / "bad.json").write_text(json.dumps(bad))
     local = topiary("enumerate", str(tmp_path / "bad.json"), code=2).stderr
     assert local.startswith("topiary: teacher: /nowhere does not exist; accepted: a Hugging Face folder")
@@ -98,9 +70,9 @@ def test_a_bad_spec_gets_the_sentence_of_the_command_line(service: Service, spec
 
 
 def test_a_cancelled_search_ends_at_once_and_goes_on_when_it_is_submitted_again(
-    service: Service, spec: SearchSpec
+    service: Service, whole: SearchSpec
 ) -> None:
-    named = spec.model_copy(update={"name": "cancelled"})
+    named = whole.model_copy(update={"name": "cancelled"})
     with Client(service.url) as client:
         client.submit(named)
         wait_for(lambda: client.search("cancelled").tokens_done or None)
@@ -132,11 +104,11 @@ def test_two_services_do_not_share_a_folder_or_a_port(service: Service, tmp_path
 
 
 def test_whatever_is_killed_the_search_ends_the_same(
-    spec: SearchSpec, undisturbed: dict[str, Any], tmp_path: Path
+    whole: SearchSpec, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     """A worker, the HTTP server, the scheduler with its Ray, and everything at once, each in the middle of work."""
     with serving(tmp_path / "runs") as service, Client(service.url) as client:
-        client.submit(spec)
+        client.submit(whole)
 
         def next_checkpoint() -> Path:
             """The folder of a running attempt that has a checkpoint and has not been disturbed."""

@@ -102,7 +102,8 @@ def test_a_killed_worker_is_a_failure_that_counts(pool: WorkerPool, endless: Ass
     assert not update.failure.lost
     assert not update.failure.user_error
     assert (
-        "ended by signal 9" in update.failure.reason or "its worker died: its process ended without a word" in update.failure.reason
+        "ended by signal 9" in update.failure.reason
+        or "its worker died: its process ended without a word" in update.failure.reason
     )
     assert "\n" not in update.failure.reason
     assert pool.has_room(Resources(cpus=2), [])
