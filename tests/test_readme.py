@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from nas.spec_file import parse_spec
+from tests.api.rest.answers import export
 from tests.api.serving import Service, serving
-from tests.api.test_rest import export
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -27,8 +27,8 @@ from nas.errors import (
 )
 from nas.spec_file import parse_spec
 from nas.views import EventKind, EventView, SearchView
+from tests.api.rest.answers import export
 from tests.api.serving import Service, serving
-from tests.api.test_rest import export
 from tests.conftest import tiny_spec
 from tests.nas.test_spec_file import MINIMAL
 

@@ -2,13 +2,12 @@
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from api import words
 from api.pages import render
 from api.pages.glyph import glyph, text_alternative
 from api.pages.sparkline import Scale, sparkline
@@ -330,24 +329,6 @@ def test_sparklines_of_one_scale_compare() -> None:
     assert re.findall(r'points="(.*?)"', svg) == ["2.0,2.0 36.0,11.0 70.0,20.0"]
     assert sparkline([], scale, None) == ""
     assert "nan" not in sparkline([(0, 1.0), (10, float("nan"))], scale, None).split("points")[1]
-
-
-def test_numbers_read_like_those_of_a_paper() -> None:
-    assert words.parameters(8_270_000_000) == "8.27 B"
-    assert words.parameters(2_337_600) == "2.34 M"
-    assert words.tokens(51_200) == "51,200"
-    assert words.size(4_675_200, "B") == "4.68 MB"
-    assert words.percent(999, 1000) == "99 %" and words.percent(0, 0) == "0 %"
-    assert [words.about(seconds) for seconds in (3, 52, 130, 3599, 7800, 273_600)] == [
-        "10 s",
-        "50 s",
-        "2 min",
-        "1 h 0 min",
-        "2 h 10 min",
-        "3 d 4 h",
-    ]
-    assert words.exact(NOW + timedelta(seconds=1)) == "2026-01-02 04:00:01 UTC"
-    assert words.gap(0.0004) == "less than 0.001" and words.gap(0.0) == "0.000"
 
 
 # --- the stylesheet -----------------------------------------------------------------------------------------
