@@ -10,10 +10,9 @@ from types import FrameType
 from typing import TypeAlias
 
 from api import client_commands, service_commands
+from api.exit_codes import BAD_INPUT, FAILURE, INTERRUPTED
 from api.settings import DEFAULT_PORT
 from nas.errors import ServiceError, TopiaryError, UserError
-
-SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:

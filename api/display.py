@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api import words
+from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
 from nas.ranking import Standing
 from nas.states import JobState, SearchState, TrialState
 from nas.views import AttemptView, BestView, CandidateView, EnumerationView, JobView, SearchSummary, SearchView
@@ -206,14 +207,14 @@ def report(view: SearchView, *, to: TextIO) -> int:
     console.print(leaderboard(view))
     if view.state is SearchState.FAILED:
         print(f"topiary: the search failed: {view.reason}", file=sys.stderr)
-        return 2 if view.user_error else 1
+        return BAD_INPUT if view.user_error else FAILURE
     if view.state is SearchState.CANCELLED:
         print("topiary: the search was cancelled; submitted again, it goes on from there", file=sys.stderr)
-        return 1
+        return FAILURE
     console.print(summary(view), highlight=False)
     for promotion in view.promotions:
         console.print(f"model           {promotion.folder}", highlight=False)
-    return 0
+    return SUCCESS
 
 
 def _table(headers: Sequence[str]) -> Table:

@@ -15,13 +15,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from api.exit_codes import BAD_INPUT
 from api.run_folder import check_numbering, exclusive
 from api.settings import Settings
 from api.store.database import Database
 from nas.errors import SettingError
-
-BAD_INPUT = 2
-"""A child that ends with this code would end so again."""
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """As the guard of requests knows them."""
@@ -133,7 +131,7 @@ def _supervise(children: list[_Child], environment: Mapping[str, str], ready: Ca
             for child in children:
                 code = child.look_after(environment)
                 if code == BAD_INPUT:
-                    return BAD_INPUT  # It has said why.
+                    return BAD_INPUT  # It has said why, and would end so again.
                 if code is not None:
                     print(f"topiary: {child.name} ended ({_how(code)}) and is started again", file=sys.stderr)
             time.sleep(_LOOK_SECONDS)

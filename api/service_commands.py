@@ -1,11 +1,9 @@
 """The commands that are the service, or do without one."""
 
 import argparse
-import os
 import signal
 import socket
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +20,13 @@ from api.store.database import Database
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
 from nas.views import SearchView
+from workers.parent import end_with_parent
 
 
 def serve(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
-    _end_with_parent(parsed)
+    if parsed.with_parent:
+        end_with_parent()
 
     def ready(address: str) -> None:
         print(f"Topiary serves {address} (REST under /v1, described at /docs); Ctrl-C ends it")
@@ -42,7 +42,8 @@ def serve(parsed: argparse.Namespace) -> int:
 def http(parsed: argparse.Namespace) -> int:
     from api.app import Server, create_app  # Here: the other commands need no web.
 
-    _end_with_parent(parsed)
+    if parsed.with_parent:
+        end_with_parent()
     # The server ends in order on this one, and knows nothing of a terminal that hangs up.
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     settings = _settings(parsed)
@@ -64,7 +65,8 @@ def http(parsed: argparse.Namespace) -> int:
 def scheduler(parsed: argparse.Namespace) -> int:
     from api.scheduling import run_scheduler
 
-    _end_with_parent(parsed)
+    if parsed.with_parent:
+        end_with_parent()
     run_scheduler(_settings(parsed), alone=parsed.alone)
     return 0
 
@@ -108,15 +110,3 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     return Settings.from_environment().replaced(
         runs_folder=parsed.runs, database_url=parsed.database, ray_address=getattr(parsed, "ray_address", None)
     )
-
-
-def _end_with_parent(parsed: argparse.Namespace) -> None:
-    """Ends this process when the one that started it, which holds the other end of standard input, does."""
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        os._exit(1)
-
-    if parsed.with_parent:
-        threading.Thread(target=wait, daemon=True).start()

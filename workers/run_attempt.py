@@ -4,15 +4,14 @@ The child ends when its parent does: the parent holds the other end of standard 
 it.
 """
 
-import os
 import sys
-import threading
 import traceback
 from pathlib import Path
 
 from nas.errors import UserError
 from nas.jobs import Assignment, Failure
 from workers.attempt import AttemptFolder
+from workers.parent import end_with_parent
 
 
 def threads_environment(cpus: int) -> dict[str, str]:
@@ -40,14 +39,8 @@ def run(attempt: AttemptFolder) -> None:
 
 def main(folder: Path) -> None:
     """The child process: runs the assignment in `folder`."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     run(AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text())))
-
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":
