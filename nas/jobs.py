@@ -74,6 +74,7 @@ class Promotion(Border):
     teacher_sha256: str
     weights: str
     architecture: Architecture
+    kept_layers: tuple[int, ...] = ()
     data: DataFiles
     training: TrainingSpec
     first_sequence: int
@@ -89,6 +90,7 @@ class Export(Border):
     teacher_sha256: str
     weights: str
     architecture: Architecture
+    kept_layers: tuple[int, ...] = ()
     data: DataFiles
     micro_batch_size: int
     resources: ResourcesSpec
@@ -123,10 +125,14 @@ class Calibrated(Border):
 
 
 class Trained(Border):
-    """`weights` is a safetensors file in float32."""
+    """`weights` is a safetensors file in float32; `kept_layers` are the teacher's layers that it came from.
+
+    Records of before they were kept have none; there the layers of a model were all alike.
+    """
 
     kind: Literal["trial", "promotion"]
     weights: str
+    kept_layers: tuple[int, ...] = ()
     tokens: int
     dtype: str
 

@@ -2,7 +2,8 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checkpoint that has the shape it claims. `files` maps every tensor's name to the file that holds it."""
+    """A checkpoint that has the shape it claims.
+
+    `files` maps every tensor, by the family table's name for it, to the file that holds it; `stored_as` has the names
+    that differ there.
+    """
 
     path: Path
     config: dict[str, Any]
     architecture: Architecture
     dtype: str
     files: dict[str, Path]
+    stored_as: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sliding_layers(self) -> tuple[bool, ...]:
+        """For every layer, whether it attends to a window only."""
+        return self.family.rules.sliding_layers(self.config, self.architecture.num_hidden_layers)
 
     @property
     def family(self) -> Family:
@@ -49,9 +60,17 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     if config.get("quantization_config") is not None:
         raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
     architecture = family.architecture(config, source=str(path / "config.json"))
-    files, tensors = _tensors(path)
-    dtype = _check_tensors(path, family, architecture, tensors)
-    folder = ModelFolder(path, config, architecture, dtype, files)
+    stored = _tensors(path)
+    names = _table_names(family, architecture, stored)
+    dtype = _check_tensors(path, family, architecture, {name: stored[names[name]] for name in names})
+    folder = ModelFolder(
+        path,
+        config,
+        architecture,
+        dtype,
+        files={name: stored[names[name]].file for name in names},
+        stored_as={name: stored_name for name, stored_name in names.items() if name != stored_name},
+    )
     _check_vocabulary(path, architecture, folder.end_of_text)
     return folder
 
@@ -73,19 +92,38 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tensors(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, tuple[int, ...]]]]:
-    """File, and dtype and shape, of every tensor, from the headers of the safetensors files."""
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a safetensors file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _tensors(path: Path) -> dict[str, _Stored]:
+    """Every tensor as it is stored, from the headers of the safetensors files."""
     weights = _weight_files(path)
     if not weights:
         pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
         problem = f"has its weights in pickle files ({pickles[0]})" if pickles else "has no safetensors weights"
         raise TeacherError("teacher", str(path), problem, _WEIGHTS)
-    files: dict[str, Path] = {}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file in weights:
-        for name, (dtype, shape) in _header(file).items():
-            files[name], tensors[name] = file, (dtype, shape)
-    return files, tensors
+    return {name: _Stored(file, dtype, shape) for file in weights for name, (dtype, shape) in _header(file).items()}
+
+
+def _table_names(family: Family, architecture: Architecture, stored: Iterable[str]) -> dict[str, str]:
+    """The table's name of every tensor that is stored -> the name it is stored under.
+
+    Old checkpoints may leave the family's prefix out, call a tensor otherwise, or carry some that nothing reads.
+    """
+    expected = {name for name, _ in family.tensors(architecture)}
+    names = {}
+    for name in stored:
+        candidates = (name, family.renamed.get(name, name), family.prefix + name)
+        known = next((candidate for candidate in candidates if candidate in expected), None)
+        if known is not None or not name.endswith(family.ignored):
+            names[known or name] = name
+    return names
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -121,23 +159,21 @@ def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise TeacherError("teacher", str(file), f"is not a whole safetensors file ({error})", _ACCEPTED) from error
 
 
-def _check_tensors(
-    path: Path, family: Family, architecture: Architecture, tensors: dict[str, tuple[str, tuple[int, ...]]]
-) -> str:
+def _check_tensors(path: Path, family: Family, architecture: Architecture, tensors: dict[str, _Stored]) -> str:
     """Holds the tensors against the family's table; returns the dtype they share."""
     expected = dict(family.tensors(architecture))
     accepted = f"the {len(expected)} tensors of a {family.model_type} with its config"
     for name, shape in expected.items():
         if name not in tensors:
             raise TeacherError("teacher", str(path), f"has no tensor {name}", accepted)
-        if tensors[name][1] != shape:
-            problem = f"has {name} as {tensors[name][1]} where its config says {shape}"
+        if tensors[name].shape != shape:
+            problem = f"has {name} as {tensors[name].shape} where its config says {shape}"
             raise TeacherError("teacher", str(path), problem, accepted)
     # A checkpoint with a tied head may store the head all the same; transformers ignores it, and so do we.
     tolerated = {parameter.name for parameter in family.parameters if parameter.embedding}
     if unknown := sorted(set(tensors) - set(expected) - tolerated):
         raise TeacherError("teacher", str(path), f"has an unexpected tensor {unknown[0]}", accepted)
-    dtypes = {tensors[name][0] for name in expected}
+    dtypes = {tensors[name].dtype for name in expected}
     if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
         problem = f"has tensors of dtype {', '.join(sorted(dtypes))}"
         raise TeacherError("teacher", str(path), problem, "one dtype for all: " + ", ".join(_DTYPES.values()))

@@ -77,13 +77,10 @@ def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architectu
     num_shapes = prod(map(len, choices))
     if num_shapes > LARGEST_SPACE:
         raise SpecError("space", f"{num_shapes:,} shapes", "are too many to list", f"up to {LARGEST_SPACE:,} shapes")
-    everything = [
-        Architecture.model_validate({**teacher.model_dump(), **dict(zip(AXES, sizes, strict=True))})
-        for sizes in product(*choices)
-    ]
+    everything = [teacher.resized(**dict(zip(AXES, sizes, strict=True))) for sizes in product(*choices)]
     legal = [shape for shape in everything if family.is_legal(shape)]
     if not legal:
-        rules = " and ".join(f"{field} as a multiple of {other}" for field, other in family.multiples)
+        rules = " and ".join(map(str, family.constraints))
         sizes = space.model_dump(exclude_none=True)
         raise SpecError("space", sizes, f"has no shape that is legal for {family.model_type}", rules)
     low, high = budget.window
@@ -106,7 +103,7 @@ def draw(candidates: Sequence[Architecture], sample_size: int | None, seed: int)
 
 def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[int]:
     limit: int = getattr(teacher, axis)
-    choices: tuple[int, ...] = getattr(space, axis) or (limit,)
+    choices: tuple[int, ...] = getattr(space, axis, None) or (limit,)
     groups = teacher.num_key_value_heads if axis == "num_attention_heads" else 1
     for size in choices:
         if size > limit or size % groups:

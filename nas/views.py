@@ -174,13 +174,14 @@ class Checkpoint(Border):
 class BestView(Border):
     """The best architecture so far, with a config.json that transformers loads, and its best weights if there are any.
 
-    `final`: the search is finished, so nothing can overtake it.
+    `final`: the search is finished, so nothing can overtake it. `config` is None while it depends on which of the
+    teacher's layers stay, and the trial has not ended.
     """
 
     search: str
     final: bool
     standing: Standing
-    config: dict[str, JsonValue]
+    config: dict[str, JsonValue] | None
     checkpoint: Checkpoint | None
 
 

@@ -160,9 +160,11 @@ def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
     """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
     folder = _same_teacher(spec)
     scores = importance.Scores.load(Path(spec.scores_file))
-    kept = choose(scores, folder.architecture, spec.architecture)
+    kept = choose(scores, folder.architecture, spec.architecture, folder.sliding_layers)
     weights = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, spec.architecture, kept))
-    return _distil(spec, attempt, folder, weights, first_sequence=0, until_tokens=spec.until_tokens)
+    return _distil(
+        spec, attempt, folder, weights, kept_layers=kept.layers, first_sequence=0, until_tokens=spec.until_tokens
+    )
 
 
 def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
@@ -173,6 +175,7 @@ def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
         attempt,
         folder,
         read_weights(Path(spec.weights)),
+        kept_layers=spec.kept_layers,
         first_sequence=spec.first_sequence,
         until_tokens=spec.training.actual_tokens(spec.data.sequence_length),
     )
@@ -185,7 +188,7 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     stored: torch.dtype = getattr(torch, teacher.dtype)
     tensors = {name: tensor.to(stored) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
-    config = teacher.family.config(teacher.config, spec.architecture)
+    config = teacher.family.config(teacher.config, spec.architecture, spec.kept_layers)
     write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, "versions": _versions()})
     try:
         written = inspect_model_folder(into)
@@ -216,12 +219,13 @@ def _distil(
     folder: ModelFolder,
     weights: dict[str, torch.Tensor],
     *,
+    kept_layers: tuple[int, ...],
     first_sequence: int,
     until_tokens: int,
 ) -> Trained:
     device, dtype = _compute(spec.resources)
     distillation = Distillation(
-        config=folder.family.config(folder.config, spec.architecture),
+        config=folder.family.config(folder.config, spec.architecture, kept_layers),
         teacher=LiveTeacher(load_model(folder, device), dtype, device),
         data=PackedTokens(Path(spec.data.train_file), spec.data.sequence_length),
         validation=_validation(spec.data, device),
@@ -244,7 +248,9 @@ def _distil(
     weights_file = attempt.path / "weights.safetensors"
     write_weights(weights_file, retrained)
     keep_newest(attempt.path / "checkpoints", 1)
-    return Trained(kind=spec.kind, weights=str(weights_file), tokens=tokens, dtype=_name(dtype))
+    return Trained(
+        kind=spec.kind, weights=str(weights_file), kept_layers=kept_layers, tokens=tokens, dtype=_name(dtype)
+    )
 
 
 def _record_into(attempt: AttemptFolder) -> Callable[[int, Evaluation], None]:

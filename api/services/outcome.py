@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from api.lifecycle import standings
 from api.store.records import JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
+from nas.architecture import Architecture
 from nas.errors import ConflictError, NotFoundError
-from nas.families import family_named
 from nas.jobs import Trained
-from nas.model_folder import inspect_model_folder
+from nas.model_folder import ModelFolder, inspect_model_folder
 from nas.states import JobState, PromotionState, SearchState
 from nas.views import BestView, Checkpoint, ModelFile, ModelView, PromotionView
 
@@ -74,7 +75,7 @@ def best(session: Session, name: str) -> BestView:
         search=name,
         final=search.state is SearchState.FINISHED,
         standing=first,
-        config=family_named(search.teacher.family).config(teacher.config, first.architecture),
+        config=_config(teacher, first.architecture, _trained(store, search, first.candidate_id, jobs)),
         checkpoint=_checkpoint(session, search, first.candidate_id, jobs),
     )
 
@@ -91,12 +92,32 @@ def _checkpoint(session: Session, search: SearchRecord, candidate_id: int, jobs:
                 loss=promotion.exported_loss if promotion.exported_loss is not None else promotion.curve[-1].loss,
             )
     store = Store(session)
-    trial_id = next(each.trial_id for each in store.searches.candidates(search.id) if each.id == candidate_id)
-    trained = [job.result for job in jobs if job.trial_id == trial_id and isinstance(job.result, Trained)]
-    if not trained:
+    trained = _trained(store, search, candidate_id, jobs)
+    if trained is None:
         return None
+    trial_id = _trial_of(store, search, candidate_id)
     point = store.curves.of_search(search.id).of_trial[trial_id][-1]
-    return Checkpoint(kind="trial", path=trained[-1].weights, model_id=None, tokens=point.tokens, loss=point.loss)
+    return Checkpoint(kind="trial", path=trained.weights, model_id=None, tokens=point.tokens, loss=point.loss)
+
+
+def _trial_of(store: Store, search: SearchRecord, candidate_id: int) -> int:
+    return next(each.trial_id for each in store.searches.candidates(search.id) if each.id == candidate_id)
+
+
+def _trained(store: Store, search: SearchRecord, candidate_id: int, jobs: list[JobRecord]) -> Trained | None:
+    """What the candidate's trial ended in, if it did."""
+    trial_id = _trial_of(store, search, candidate_id)
+    results = [job.result for job in jobs if job.trial_id == trial_id and isinstance(job.result, Trained)]
+    return results[-1] if results else None
+
+
+def _config(teacher: ModelFolder, architecture: Architecture, trained: Trained | None) -> dict[str, JsonValue] | None:
+    """The student's config.json; None where it depends on which layers stay, and that is not known yet."""
+    family = teacher.family
+    if trained is None and family.tells_layers_apart(teacher.config):
+        return None
+    config: dict[str, JsonValue] = family.config(teacher.config, architecture, trained.kept_layers if trained else ())
+    return config
 
 
 def _models_of(session: Session, search: SearchRecord) -> list[ModelView]:

@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError
 from nas.model_folder import ModelFolder
 
-_ATTENTION = "sdpa"  # Named here: a config could name a kernel that transformers would fetch and run.
 COPIED_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
     "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json",
@@ -27,7 +27,7 @@ COPIED_FILES = (
 def read_tensor(folder: ModelFolder, name: str) -> torch.Tensor:
     """One tensor in the dtype it is stored in; nothing else is loaded."""
     with safe_open(folder.files[name], framework="pt") as file:
-        tensor: torch.Tensor = file.get_tensor(name)
+        tensor: torch.Tensor = file.get_tensor(folder.stored_as.get(name, name))
         return tensor
 
 
@@ -42,11 +42,12 @@ def weights_digest(folder: ModelFolder) -> str:
 
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
     """The folder's model with float32 weights, in evaluation mode; no code of the folder is run."""
+    parsed = parse_config(folder.config)
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         folder.path,
-        config=parse_config(folder.config),
+        config=parsed,
         dtype=torch.float32,
-        attn_implementation=_ATTENTION,
+        attn_implementation=_attention(parsed),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -67,7 +68,7 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
         # Copies: transformers takes tensors as they are, and training would change the caller's.
         state_dict={name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()},
         dtype=torch.float32,
-        attn_implementation=_ATTENTION,
+        attn_implementation=_attention(parsed),
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
@@ -75,6 +76,16 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
         raise CheckpointError(f"a {config['model_type']}", f"does not fit its config: {wrong}")
     built: torch.nn.Module = model.to(device).eval()
     return built
+
+
+def _attention(config: PretrainedConfig) -> str:
+    """Named here, since a config could name a kernel that transformers would fetch and run.
+
+    PyTorch's own attention cannot cap scores, so models that do (Gemma 2) compute theirs in plain steps.
+    """
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if capped or not model_class._supports_sdpa else "sdpa"
 
 
 def parse_config(config: dict[str, Any]) -> PretrainedConfig:
@@ -124,5 +135,7 @@ def write_model_folder(
 
 
 def own_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's weights by their checkpoint names, a tied head left out."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """The model's weights as a checkpoint has them, a tied head left out: experts, fused in memory, are one by one."""
+    in_memory = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors: dict[str, torch.Tensor] = revert_weight_conversion(model, in_memory)  # type: ignore[arg-type]
+    return tensors

@@ -1,10 +1,30 @@
 """Model families as data: one table per family, and what follows from any of them."""
 
 from nas.errors import TeacherError
-from nas.families.family import Dimension, Family, Parameter, Select, Taps
+from nas.families.family import Family, Select, Taps
+from nas.families.gemma import GEMMA2, GEMMA3_TEXT
+from nas.families.gpt2 import GPT2
+from nas.families.gpt_neox import GPT_NEOX
+from nas.families.granite import GRANITE
 from nas.families.llama import LLAMA
+from nas.families.mistral import MISTRAL
+from nas.families.moe import MIXTRAL, QWEN3_MOE
+from nas.families.nemotron import NEMOTRON
+from nas.families.olmo2 import OLMO2
+from nas.families.parameter import Dimension, Parameter, Run
+from nas.families.phi3 import PHI3
+from nas.families.qwen import QWEN2, QWEN3
+from nas.families.smollm3 import SMOLLM3
+from nas.families.stablelm import STABLELM
+from nas.families.starcoder2 import STARCODER2
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, PHI3, NEMOTRON, OLMO2, GRANITE, SMOLLM3, STARCODER2,
+        STABLELM, GPT_NEOX, GPT2, MIXTRAL, QWEN3_MOE,
+    )
+}  # fmt: skip
 
 
 def family_named(model_type: object) -> Family:
@@ -19,4 +39,4 @@ def family_named(model_type: object) -> Family:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "Dimension", "Family", "Parameter", "Select", "Taps", "family_named"]
+__all__ = ["FAMILIES", "Dimension", "Family", "Parameter", "Run", "Select", "Taps", "family_named"]

@@ -1,158 +1,177 @@
 """What a family table says, and what follows from it: shapes, counts, student configs, what to cut where."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from pydantic import ValidationError
 
-from nas.architecture import Architecture
+from nas.architecture import AXES, Architecture
 from nas.errors import TeacherError
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One dimension of a tensor: `axis` units of `block` consecutive entries each.
-
-    `axis` is an Architecture field; `block` is one too (`head_dim`), or None for single entries.
-    """
-
-    axis: str
-    block: str | None = None
-
-    def size(self, architecture: Architecture) -> int:
-        return int(getattr(architecture, self.axis)) * self.block_size(architecture)
-
-    def block_size(self, architecture: Architecture) -> int:
-        return 1 if self.block is None else int(getattr(architecture, self.block))
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter's name, with `{i}` for the layer, and its dimensions in memory order.
-
-    It is present if the Architecture's flag `when` is set, and `unless` is not. `embedding` marks what a
-    non-embedding count leaves out: the embedding and the head.
-    """
-
-    name: str
-    dimensions: tuple[Dimension, ...]
-    embedding: bool = False
-    when: str | None = None
-    unless: str | None = None
-
-    @property
-    def in_layer(self) -> bool:
-        return "{i}" in self.name
-
-    def present(self, architecture: Architecture) -> bool:
-        return (self.when is None or getattr(architecture, self.when)) and not (
-            self.unless is not None and getattr(architecture, self.unless)
-        )
-
-    def shape(self, architecture: Architecture) -> tuple[int, ...]:
-        return tuple(dimension.size(architecture) for dimension in self.dimensions)
-
-    def count(self, architecture: Architecture) -> int:
-        """Entries in all layers together; 0 where it is not present."""
-        num_tensors = architecture.num_hidden_layers if self.in_layer else 1
-        return prod(self.shape(architecture)) * num_tensors if self.present(architecture) else 0
+from nas.families.config import ConfigRules
+from nas.families.constraint import Constraint
+from nas.families.parameter import Parameter
+from nas.polynomial import Polynomial
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The modules where calibration listens, with `{i}` for the layer."""
+    """The modules where calibration listens, with `{i}` for the layer.
+
+    A norm that a checkpoint does not have is passed over. With experts, `experts` is the module that runs them, and
+    there is no `neurons_input_of`.
+    """
 
     block: str
     norms: tuple[str, ...]
     heads_input_of: str
-    neurons_input_of: str
+    neurons_input_of: str | None = None
+    experts: str | None = None
 
 
 @dataclass(frozen=True)
 class Select:
-    """Which tensor of the teacher a student's tensor is cut from, and along which dimensions."""
+    """Which tensor of the teacher a student's tensor is cut from.
+
+    `source_layer` and `unit` are positions in the teacher, None where the parameter has no layer or no units.
+    """
 
     name: str
     source: str
     source_layer: int | None
+    unit: int | None
     parameter: Parameter
+
+
+UnitOf = Callable[[str, int | None, int], int]
+"""(axis, layer of the teacher, unit of the student) -> the unit of the teacher that it was."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its parameters with named axes, where to listen, and which config keys follow an axis."""
+    """A model family: its parameters with named axes, where to listen, and how its config is read.
+
+    `prefix` is what a checkpoint may leave out before all names, `renamed` maps names of old checkpoints to the
+    table's, and `ignored` are endings of names that old checkpoints carry and transformers does not read.
+    """
 
     model_type: str
     parameters: tuple[Parameter, ...]
     taps: Taps
-    multiples: tuple[tuple[str, str], ...] = ()
-    """Pairs (field, other): a legal shape has `field` as a multiple of `other`, or transformers refuses its config."""
+    rules: ConfigRules = field(default_factory=ConfigRules)
+    constraints: tuple[Constraint, ...] = ()
+    prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def has_experts(self) -> bool:
+        return self.taps.experts is not None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The Architecture fields that a config of this family holds: sizes, and what the table depends on."""
+        axes = [axis for axis in AXES if axis != "num_experts" or self.has_experts]
+        experts = ["num_experts_per_tok"] if self.has_experts else []
+        of_table = [run.axis for p in self.parameters for dimension in p.dimensions for run in dimension]
+        flags = [flag for p in self.parameters for flag in (p.when, p.unless) if flag is not None]
+        names = dict.fromkeys(["vocab_size", *axes, "head_dim", *experts, *of_table, *flags, *self.rules.settings])
+        return tuple(name for name in names if self.rules.keys_of(name))
+
+    # --- configs --------------------------------------------------------------------------------------------
 
     def architecture(self, config: dict[str, Any], *, source: str = "config.json") -> Architecture:
         """The shape that a Hugging Face config describes.
 
         Where the config leaves them out, `head_dim` is hidden_size / num_attention_heads, and every head has keys
-        and values of its own. Raises TeacherError, naming `source`, for a missing or impossible field.
+        and values of its own. Raises TeacherError, naming `source`, for a missing or impossible field, and for a
+        setting that the table does not hold for.
         """
-        values: dict[str, Any] = {"family": self.model_type}
-        for name, field in Architecture.model_fields.items():
-            if name == "family":
-                continue
-            if config.get(name) is not None:
-                values[name] = config[name]
-            elif name == "head_dim":
-                values[name] = _quotient(values["hidden_size"], values["num_attention_heads"])
-            elif name == "num_key_value_heads":
-                values[name] = values["num_attention_heads"]
-            elif field.is_required():
-                raise TeacherError("teacher", source, f"has no {name}", f"a complete {self.model_type} config")
+        values = self.rules.sizes(config, self.fields)
+        for name, value in values.items():
+            if value is None and Architecture.model_fields[name].is_required():
+                keys = " or ".join(self.rules.keys_of(name) or (name,))
+                raise TeacherError("teacher", source, f"has no {keys}", f"a complete {self.model_type} config")
+        given = {name: value for name, value in values.items() if value is not None}
         try:
-            return Architecture(**values)
+            shape = Architecture.model_validate({"family": self.model_type, **given})
+            self.rules.check(config, shape.num_hidden_layers, source)
+            sliding = sum(self.rules.sliding_layers(config, shape.num_hidden_layers))
+            windows = {"num_sliding_layers": sliding, "sliding_window": self.rules.window(config) if sliding else 0}
+            shape = Architecture.model_validate({"family": self.model_type, **given, **windows})
         except ValidationError as error:
             problem = f"is not a legal shape ({_first_of(error)})"
             raise TeacherError("teacher", source, problem, "a legal config") from error
+        if broken := self.broken(shape):
+            raise TeacherError("teacher", source, f"is not a legal {self.model_type}", broken[0])
+        return shape
+
+    def config(
+        self, teacher_config: Mapping[str, Any], student: Architecture, kept_layers: tuple[int, ...]
+    ) -> dict[str, Any]:
+        """The student's config: the teacher's, with the sizes of `student` and the entries of the layers that stay.
+
+        `kept_layers` are positions in the teacher. Nothing else changes.
+        """
+        sizes = {name: getattr(student, name) for name in self.fields}
+        num_layers = self.rules.read(teacher_config, "num_hidden_layers") or student.num_hidden_layers
+        lists = self.rules.lists_of(teacher_config, num_layers, kept_layers)
+        return {**teacher_config, **self.rules.written(teacher_config, sizes), **lists}
+
+    def tells_layers_apart(self, config: Mapping[str, Any]) -> bool:
+        """Whether a student's config depends on which of the teacher's layers stay."""
+        num_layers = self.rules.read(config, "num_hidden_layers")
+        return any(each.values(config, num_layers) is not None for each in self.rules.per_layer)
+
+    # --- sizes ----------------------------------------------------------------------------------------------
+
+    def broken(self, architecture: Architecture) -> list[str]:
+        """The constraints that this shape breaks."""
+        sizes = architecture.model_dump()
+        return [str(constraint) for constraint in self.constraints if not constraint.holds(sizes)]
 
     def is_legal(self, architecture: Architecture) -> bool:
         """Whether transformers accepts a config of this shape."""
-        return not any(getattr(architecture, field) % getattr(architecture, other) for field, other in self.multiples)
-
-    def config(self, teacher_config: dict[str, Any], student: Architecture) -> dict[str, Any]:
-        """The student's config: the teacher's, with the sizes of `student` and nothing else changed."""
-        sizes = student.model_dump(exclude={"family"})
-        return {**teacher_config, **sizes}
+        return not self.broken(architecture)
 
     def tensors(self, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor of a checkpoint with this architecture."""
         for parameter in self.parameters:
-            if parameter.present(architecture):
-                for layer in range(architecture.num_hidden_layers) if parameter.in_layer else (0,):
-                    yield parameter.name.format(i=layer), parameter.shape(architecture)
+            yield from parameter.tensors(architecture)
 
-    def selections(self, student: Architecture, kept_layers: tuple[int, ...]) -> Iterator[Select]:
+    def count(self, architecture: Architecture, *, embedding: bool = True) -> int:
+        """Exact number of parameters, with or without embeddings and head."""
+        counted = (parameter for parameter in self.parameters if embedding or not parameter.embedding)
+        return sum(parameter.count(architecture) for parameter in counted)
+
+    def polynomial(self, architecture: Architecture, parameters: tuple[Parameter, ...] | None = None) -> Polynomial:
+        """Entries of the parameters (all of them unless given) in every shape that differs only along AXES."""
+        counted = (each.polynomial(architecture) for each in (self.parameters if parameters is None else parameters))
+        return reduce(Polynomial.__add__, counted, Polynomial({}))
+
+    # --- cutting --------------------------------------------------------------------------------------------
+
+    def selections(self, student: Architecture, kept_layers: tuple[int, ...], unit_of: UnitOf) -> Iterator[Select]:
         """For every tensor of the student, in the table's order, where it comes from."""
         for parameter in self.parameters:
             if not parameter.present(student):
                 continue
-            if parameter.in_layer:
-                for layer, source in enumerate(kept_layers):
-                    yield Select(parameter.name.format(i=layer), parameter.name.format(i=source), source, parameter)
-            else:
-                yield Select(parameter.name, parameter.name, None, parameter)
-
-    def count(self, architecture: Architecture, *, embedding: bool = True) -> int:
-        """Exact number of parameters, with or without the embedding and the head."""
-        counted = (parameter for parameter in self.parameters if embedding or not parameter.embedding)
-        return sum(parameter.count(architecture) for parameter in counted)
-
-
-def _quotient(size: object, parts: object) -> int:
-    """What a config means that leaves it out; 0, which no Architecture accepts, where it is not to be had."""
-    return size // parts if isinstance(size, int) and isinstance(parts, int) and parts > 0 else 0
+            for layer, source_layer in enumerate(kept_layers) if parameter.in_layer else ((0, None),):
+                for unit in parameter.units(student):
+                    source_unit = None
+                    if parameter.each is not None and unit is not None:
+                        source_unit = unit_of(parameter.each, source_layer, unit)
+                    yield Select(
+                        name=parameter.name.format(i=layer, u=unit),
+                        source=parameter.name.format(i=source_layer, u=source_unit),
+                        source_layer=source_layer,
+                        unit=source_unit,
+                        parameter=parameter,
+                    )
 
 
 def _first_of(error: ValidationError) -> str:
     details = error.errors()[0]
-    where = "".join(f"{field}: {details['input']} " for field in details["loc"])
+    where = "".join(f"{name}: {details['input']} " for name in details["loc"])
     return where + details["msg"].removeprefix("Value error, ").removeprefix("Input ")
