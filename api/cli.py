@@ -118,7 +118,16 @@ def _add_local(commands: Commands) -> None:
         commands, "enumerate", service_commands.enumerate_, "list a spec's candidates with their costs; starts nothing"
     )
     enumerate_.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    enumerate_.add_argument("--limit", type=_count, default=256, help="how many to list (default: %(default)s)")
+    enumerate_.add_argument("--offset", type=_count, default=0, help="how many to pass over (default: %(default)s)")
     enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def _count(given: str) -> int:
+    """A whole number from 0."""
+    if not given.isdecimal():
+        raise argparse.ArgumentTypeError(f"{given} is not a whole number from 0")
+    return int(given)
 
 
 def _command(

@@ -17,12 +17,12 @@ from api import words
 from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
 from nas.ranking import Standing
 from nas.states import JobState, SearchState, TrialState
-from nas.views import AttemptView, BestView, CandidateView, EnumerationView, JobView, SearchSummary, SearchView
+from nas.views import AttemptView, BestView, JobView, SearchSummary, SearchView
 
 FILE_WIDTH = 160
 """Where output goes to a file there is no width to keep to, only lines not to break."""
 
-_SHAPE = "layers x hidden x ffn x heads"
+SHAPE = "layers x hidden x ffn x heads/key-value heads"
 
 
 class SearchDisplay:
@@ -112,7 +112,7 @@ class _Pace:
 def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
     teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {words.loss(view.teacher_loss)}"
-    table = _table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
+    table = plain_table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state is JobState.RUNNING}
     for row in view.leaderboard:
         style = "bold" if row.rank == 1 else "red" if row.state is TrialState.FAILED else ""
@@ -120,45 +120,15 @@ def leaderboard(view: SearchView) -> RenderableType:
     return Group(
         Text(f"{view.name}: a teacher of {words.parameters(view.teacher_parameters)} parameters{teacher}"),
         table,
-        Text(f"shape: {_SHAPE}; was: rank after pruning; losses in nats per token", style="dim"),
+        Text(f"shape: {SHAPE}; was: rank after pruning; losses in nats per token", style="dim"),
     )
-
-
-def candidates(found: EnumerationView) -> RenderableType:
-    """The candidates of a spec with their costs, the teacher last, and what else the space held."""
-    table = _table(("shape", "parameters", "non-embedding", "share", "MB", "KV kB", "MFLOP"))
-    teacher = CandidateView(architecture=found.teacher, cost=found.teacher_cost, share_of_teacher=1.0)
-    for row in (*found.candidates, teacher):
-        table.add_row(
-            row.architecture.label,
-            f"{row.cost.parameters:,}",
-            f"{row.cost.non_embedding_parameters:,}",
-            f"{100 * row.share_of_teacher:.1f} %",
-            f"{row.cost.weight_bytes / 1e6:,.1f}",
-            f"{row.cost.kv_cache_bytes_per_token / 1e3:,.1f}",
-            f"{row.cost.forward_flops_per_token / 1e6:,.1f}",
-            style="dim" if row is teacher else "",
-        )
-    return Group(
-        Text(
-            f"{_how_many(found)}; {found.num_outside_budget} other shapes are outside the budget, "
-            f"{found.num_illegal} not legal for {found.teacher.family}"
-        ),
-        table,
-        Text(f"shape: {_SHAPE}; last row: the teacher; KV kB and forward MFLOP: per token", style="dim"),
-    )
-
-
-def _how_many(found: EnumerationView) -> str:
-    drawn = f" drawn from {found.num_fitting:,}" if len(found.candidates) < found.num_fitting else ""
-    return f"{len(found.candidates)} candidates{drawn}"
 
 
 def searches(found: Sequence[SearchSummary]) -> RenderableType:
     """One line for each search, its best candidate at the end."""
     if not found:
         return Text("no searches yet; `topiary submit SPEC` begins one")
-    table = _table(("name", "state", "retrained", "tokens", "of", "best", "loss"))
+    table = plain_table(("name", "state", "retrained", "tokens", "of", "best", "loss"))
     table.columns[0].justify = table.columns[1].justify = "left"
     for each in found:
         table.add_row(
@@ -170,7 +140,7 @@ def searches(found: Sequence[SearchSummary]) -> RenderableType:
             "" if each.best is None else each.best.architecture.label,
             words.loss(None if each.best is None else each.best.loss),
         )
-    return Group(table, Text(f"best: {_SHAPE}; losses in nats per token", style="dim"))
+    return Group(table, Text(f"best: {SHAPE}; losses in nats per token", style="dim"))
 
 
 def best(found: BestView) -> RenderableType:
@@ -178,7 +148,7 @@ def best(found: BestView) -> RenderableType:
     row, checkpoint = found.standing, found.checkpoint
     where = "none yet" if checkpoint is None else checkpoint.path
     return Text(
-        f"shape           {row.architecture.label} ({_SHAPE})\n"
+        f"shape           {row.architecture.label} ({SHAPE})\n"
         f"parameters      {row.parameters:,}\n"
         f"loss            {words.loss(row.loss)} after {words.tokens(row.tokens)} tokens, "
         f"{words.loss(row.loss_after_pruning)} after pruning\n"
@@ -190,7 +160,7 @@ def best(found: BestView) -> RenderableType:
 
 def attempts(found: Sequence[AttemptView]) -> RenderableType:
     """One line for each attempt at a job."""
-    table = _table(("job", "attempt", "kind", "state", "began", "took", "reason"))
+    table = plain_table(("job", "attempt", "kind", "state", "began", "took", "reason"))
     for column in table.columns[2:4] + table.columns[-1:]:
         column.justify = "left"
     table.columns[-1].no_wrap = False  # A long reason must not push the others out.
@@ -217,7 +187,8 @@ def report(view: SearchView, *, to: TextIO) -> int:
     return SUCCESS
 
 
-def _table(headers: Sequence[str]) -> Table:
+def plain_table(headers: Sequence[str]) -> Table:
+    """Numbers to the right, no lines but one below the headers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from sqlalchemy import make_url
 
-from api.display import FILE_WIDTH, SearchDisplay, candidates, report
+from api.display import FILE_WIDTH, SearchDisplay, report
+from api.enumeration_display import enumeration
 from api.run import run_search
 from api.serve import address_of, check_loopback, listening
 from api.serve import serve as supervise
@@ -97,11 +98,12 @@ def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
 
 
 def enumerate_(parsed: argparse.Namespace) -> int:
-    found = enumerate_spec(read_spec(parsed.spec))
+    spec = read_spec(parsed.spec)
+    found = enumerate_spec(spec, limit=parsed.limit, offset=parsed.offset)
     if parsed.json:
         print(found.model_dump_json())
     else:
-        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(candidates(found))
+        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(enumeration(found, spec))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,25 @@ from nas.architecture import Architecture
 from nas.errors import TeacherError
 from nas.families import Family, family_named
 
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights in one file, or what says which shards hold them."""
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+"""What a safetensors file says of its tensors: name -> stored dtype and shape."""
+
 _ACCEPTED = "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"
 _WEIGHTS = "model.safetensors, or shards with model.safetensors.index.json; pickles can run code and are not read"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _CHOOSES_CODE = ("auto_map", "attn_implementation", "experts_implementation", "custom_pipelines")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checkpoint that has the shape it claims.
+    """A checkpoint that has the shape it claims, or the config of one.
 
-    `files` maps every tensor, by the family table's name for it, to the file that holds it; `stored_as` has the names
-    that differ there.
+    `files` maps every tensor, by the family table's name for it, to the file that holds it, and is empty where there
+    is a config only; `stored_as` has the names that differ there.
     """
 
     path: Path
@@ -32,6 +38,10 @@ class ModelFolder:
     dtype: str
     files: dict[str, Path]
     stored_as: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_weights(self) -> bool:
+        return bool(self.files)
 
     @property
     def sliding_layers(self) -> tuple[bool, ...]:
@@ -52,6 +62,18 @@ class ModelFolder:
 
 def inspect_model_folder(path: Path) -> ModelFolder:
     """Reads and checks a teacher's folder; raises TeacherError with the first thing that is wrong."""
+    folder = inspect_config_folder(path)
+    check_whole(folder)
+    return folder
+
+
+def inspect_config_folder(path: Path, headers: Mapping[str, Header] | None = None) -> ModelFolder:
+    """Reads and checks a folder that needs to have a config only; raises TeacherError with the first thing wrong.
+
+    Weights and tokenizer are checked if they are there, pickles are refused. `headers`, by file, are those of weights
+    that are elsewhere and belong into the folder. Without weights, the dtype is the one that the config names, or
+    bfloat16 if it names none.
+    """
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise TeacherError("teacher", str(path), problem, _ACCEPTED)
@@ -60,9 +82,14 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     if config.get("quantization_config") is not None:
         raise TeacherError("teacher", str(path), "is quantised", "weights in float32, bfloat16 or float16")
     architecture = family.architecture(config, source=str(path / "config.json"))
-    stored = _tensors(path)
-    names = _table_names(family, architecture, stored)
-    dtype = _check_tensors(path, family, architecture, {name: stored[names[name]] for name in names})
+    if headers is None:
+        headers = _headers_in(path)
+    if headers:
+        stored = {name: _Stored(path / file, *of) for file, header in headers.items() for name, of in header.items()}
+        names = _table_names(family, architecture, stored)
+        dtype = _check_tensors(path, family, architecture, {name: stored[names[name]] for name in names})
+    else:
+        stored, names, dtype = {}, {}, _named_dtype(path, config)
     folder = ModelFolder(
         path,
         config,
@@ -75,6 +102,32 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     return folder
 
 
+def check_whole(folder: ModelFolder) -> None:
+    """Raises TeacherError for a folder that lacks weights or tokenizer."""
+    if not folder.has_weights:
+        raise TeacherError("teacher", str(folder.path), "has no safetensors weights", _WEIGHTS)
+    if not (folder.path / "tokenizer.json").exists():
+        raise _has_no(folder.path / "tokenizer.json")
+
+
+def weight_files(path: Path, names: Collection[str]) -> list[str]:
+    """Which of a folder's files hold its weights: those that transformers would load, in its order of preference.
+
+    A stray copy beside the weights is not among them. Of the files only the index needs to be at `path`. Raises
+    TeacherError if all the weights are pickles, and for an index that names no safetensors files.
+    """
+    if WHOLE in names:
+        return [WHOLE]
+    if INDEX in names:
+        weight_map = _read_json(path / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(map(_is_shard, weight_map.values())):
+            raise TeacherError("teacher", str(path / INDEX), "has no weight_map from tensors to files", _ACCEPTED)
+        return sorted(set(weight_map.values()))
+    if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
+        raise TeacherError("teacher", str(path), f"has its weights in pickle files ({pickles[0]})", _WEIGHTS)
+    return []
+
+
 def _without_code(config: dict[str, Any]) -> dict[str, Any]:
     """The config less what could choose code to run: remote classes, kernels by name, private settings."""
     return {key: value for key, value in config.items() if key not in _CHOOSES_CODE and not key.startswith("_")}
@@ -84,12 +137,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise TeacherError("teacher", str(path.parent), f"has no {path.name}", _ACCEPTED) from error
+        raise _has_no(path) from error
     except (OSError, ValueError) as error:
         raise TeacherError("teacher", str(path), f"cannot be read as JSON ({error})", _ACCEPTED) from error
     if not isinstance(content, dict):
         raise TeacherError("teacher", str(path), "is not a JSON object", _ACCEPTED)
     return content
+
+
+def _has_no(file: Path) -> TeacherError:
+    return TeacherError("teacher", str(file.parent), f"has no {file.name}", _ACCEPTED)
 
 
 @dataclass(frozen=True)
@@ -101,14 +158,18 @@ class _Stored:
     shape: tuple[int, ...]
 
 
-def _tensors(path: Path) -> dict[str, _Stored]:
-    """Every tensor as it is stored, from the headers of the safetensors files."""
-    weights = _weight_files(path)
-    if not weights:
-        pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-        problem = f"has its weights in pickle files ({pickles[0]})" if pickles else "has no safetensors weights"
-        raise TeacherError("teacher", str(path), problem, _WEIGHTS)
-    return {name: _Stored(file, dtype, shape) for file in weights for name, (dtype, shape) in _header(file).items()}
+def _headers_in(path: Path) -> dict[str, Header]:
+    """Of every file that holds weights; none where an index is all that is there of them."""
+    try:
+        names = [file.name for file in path.iterdir()]
+    except OSError as error:
+        raise TeacherError("teacher", str(path), f"cannot be read ({error.strerror})", _ACCEPTED) from error
+    files = [path / name for name in weight_files(path, names)]
+    return {file.name: _header(file) for file in files} if any(file.exists() for file in files) else {}
+
+
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
 
 
 def _table_names(family: Family, architecture: Architecture, stored: Iterable[str]) -> dict[str, str]:
@@ -126,22 +187,7 @@ def _table_names(family: Family, architecture: Architecture, stored: Iterable[st
     return names
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """What transformers would load, in its order of preference: a stray copy beside the weights is not read."""
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if whole.exists():
-        return [whole]
-    if not index.exists():
-        return []
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in weight_map.values()
-    ):
-        raise TeacherError("teacher", str(index), "has no weight_map from tensors to files", _ACCEPTED)
-    return sorted({path / name for name in weight_map.values()})
-
-
-def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _header(file: Path) -> Header:
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
@@ -180,8 +226,16 @@ def _check_tensors(path: Path, family: Family, architecture: Architecture, tenso
     return _DTYPES[dtypes.pop()]
 
 
+def _named_dtype(path: Path, config: dict[str, Any]) -> str:
+    """What a config says that its weights are stored in; older ones call it torch_dtype."""
+    dtype = config.get("dtype", config.get("torch_dtype")) or "bfloat16"
+    if dtype not in _DTYPES.values():
+        raise TeacherError("teacher", str(path / "config.json"), f"has dtype {dtype}", ", ".join(_DTYPES.values()))
+    return str(dtype)
+
+
 def _check_vocabulary(path: Path, architecture: Architecture, end_of_text: int | None) -> None:
-    """Holds the tokenizer's ids, and the one that ends a text, against the size of the embedding."""
+    """Holds the ids of the tokenizer, if there is one, and the one that ends a text against the embedding's size."""
     if end_of_text is not None and end_of_text >= architecture.vocab_size:
         raise TeacherError(
             "teacher",
@@ -189,6 +243,8 @@ def _check_vocabulary(path: Path, architecture: Architecture, end_of_text: int |
             f"has eos_token_id {end_of_text} where its vocab_size is {architecture.vocab_size}",
             f"an id below {architecture.vocab_size}",
         )
+    if not (path / "tokenizer.json").exists():
+        return
     tokenizer = _read_json(path / "tokenizer.json")
     try:
         vocab = tokenizer["model"]["vocab"]

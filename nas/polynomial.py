@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Sizes = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -1,128 +1,149 @@
-"""SearchSpace x Budget -> candidates: every shape that fits, in a stable order."""
+"""SearchSpace: which sizes to try along each axis, and what that comes to for a teacher."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from fractions import Fraction
-from itertools import product
-from math import ceil, floor, prod
-from random import Random
-from typing import Annotated, Literal
+from math import floor
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from nas.architecture import AXES, Architecture
 from nas.border import Border, Count, Number
-from nas.errors import BudgetError, SpecError
-from nas.families import family_named
 
-LARGEST_SPACE = 100_000
-Counting = Literal["total", "non_embedding"]
+Given = TypeVar("Given", bound=tuple[float, ...] | None)
 
+MOST_SIZES = 100_000
+"""Along one axis."""
 
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
-    if not values:
-        raise ValueError("holds no value")
-    if len(set(values)) != len(values):
-        raise ValueError("holds a value twice")
-    return values
+Positive = Annotated[Count, Field(gt=0)]
 
 
-Choices = Annotated[tuple[Annotated[Count, Field(gt=0)], ...], AfterValidator(_distinct)]
+class Sizes(Border):
+    """Sizes to try along one axis: a list, a range with a step, or ratios of the teacher's size."""
 
-_SIZES = "a list of different whole numbers from 1 to the teacher's size"
+    _WAYS: ClassVar[tuple[str, ...]] = ("values", "min", "ratios")
+
+    values: tuple[Positive, ...] | None = Field(default=None, description="a list of different whole numbers above 0")
+    min: Positive | None = Field(default=None, description="the smallest size of a range, a whole number above 0")
+    max: Positive | None = Field(
+        default=None, description="the largest size of a range; left out, the teacher's own size"
+    )
+    step: Positive | None = Field(
+        default=None, description="from one size of a range, counted from min, to the next; left out, 1"
+    )
+    ratios: tuple[Annotated[Number, Field(gt=0, le=1)], ...] | None = Field(
+        default=None, description="a list of different shares of the teacher's size, above 0, at most 1"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_list(cls, given: Any) -> Any:
+        return {"values": given} if isinstance(given, list | tuple) else given
+
+    @field_validator("values", "ratios")
+    @classmethod
+    def _all_different(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return _distinct(given)
+
+    @field_validator("step")
+    @classmethod
+    def _fills_a_range(cls, step: int | None, info: ValidationInfo) -> int | None:
+        smallest, largest = info.data.get("min"), info.data.get("max")
+        if smallest is not None and largest is not None and smallest > largest:
+            raise ValueError(f"leads nowhere: min {smallest} is more than max {largest}")
+        return step
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [name for name in self._WAYS if getattr(self, name, None) is not None]
+        if len(given) != 1:
+            raise ValueError(f"holds {' and '.join(given) or 'nothing'}")
+        if given != ["min"] and (self.max is not None or self.step is not None):
+            raise ValueError(f"holds {given[0]} and parts of a range")
+        return self
+
+    def of(self, teacher_size: int, multiple: int) -> list[int]:
+        """The sizes, descending; those from ratios are rounded to the nearest multiple above 0, halves up."""
+        if self.values is not None:
+            return sorted(self.values, reverse=True)
+        if self.min is not None:
+            return list(range(self.min, (self.max or teacher_size) + 1, self.step or 1))[::-1]
+        return _descending(_nearest(Fraction(str(ratio)) * teacher_size, multiple) for ratio in self.ratios or ())
+
+
+class IntermediateSizes(Sizes):
+    """Sizes of the MLP: as along other axes, or multiples of each hidden size."""
+
+    _WAYS: ClassVar[tuple[str, ...]] = ("values", "min", "ratios", "times_hidden")
+
+    times_hidden: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
+        default=None, description="a list of different multiples of the hidden size, above 0"
+    )
+
+    @field_validator("times_hidden")
+    @classmethod
+    def _factors_differ(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return _distinct(given)
+
+    def of_hidden(self, teacher_size: int, hidden_size: int, multiple: int) -> list[int]:
+        """The sizes for one hidden size, descending; multiples of it are rounded like ratios."""
+        if self.times_hidden is None:
+            return self.of(teacher_size, multiple)
+        return _descending(_nearest(Fraction(str(factor)) * hidden_size, multiple) for factor in self.times_hidden)
+
+
+Axis = Literal[
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_experts",
+]
+_SIZES = (
+    "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "
+    "or ratios of the teacher's size"
+)
 
 
 class SearchSpace(Border):
     """The sizes to try along each axis; an axis left out keeps the teacher's size."""
 
-    num_hidden_layers: Choices | None = Field(default=None, description=_SIZES)
-    hidden_size: Choices | None = Field(default=None, description=_SIZES)
-    intermediate_size: Choices | None = Field(default=None, description=_SIZES)
-    num_attention_heads: Choices | None = Field(default=None, description=_SIZES)
-
-
-class Budget(Border):
-    """How large a candidate may be: within `tolerance` of `parameters`, both ends included."""
-
-    parameters: Number = Field(gt=0, description="a number of parameters, above 0")
-    tolerance: Number = Field(default=0.05, ge=0, lt=1, description="a share of parameters, 0 or more, below 1")
-    counting: Counting = Field(default="total", description="total, or non_embedding (without embedding and head)")
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """Smallest and largest count allowed: target * (1 - tolerance) to target * (1 + tolerance), exactly."""
-        target, tolerance = Fraction(str(self.parameters)), Fraction(str(self.tolerance))
-        return ceil(target * (1 - tolerance)), floor(target * (1 + tolerance))
-
-    def count(self, architecture: Architecture) -> int:
-        return family_named(architecture.family).count(architecture, embedding=self.counting == "total")
-
-
-@dataclass(frozen=True)
-class Enumeration:
-    """The candidates, and how many shapes of the space were illegal for the family or outside the budget."""
-
-    candidates: list[Architecture]
-    num_illegal: int
-    num_outside_budget: int
-
-
-def enumerate_candidates(space: SearchSpace, budget: Budget, teacher: Architecture) -> Enumeration:
-    """The legal shapes within the budget, ordered by AXES with the sizes of each axis descending.
-
-    Raises SpecError for a size the teacher cannot give, and BudgetError, with the nearest misses, if nothing fits.
-    """
-    family = family_named(teacher.family)
-    choices = [_axis_choices(space, axis, teacher) for axis in AXES]
-    num_shapes = prod(map(len, choices))
-    if num_shapes > LARGEST_SPACE:
-        raise SpecError("space", f"{num_shapes:,} shapes", "are too many to list", f"up to {LARGEST_SPACE:,} shapes")
-    everything = [teacher.resized(**dict(zip(AXES, sizes, strict=True))) for sizes in product(*choices)]
-    legal = [shape for shape in everything if family.is_legal(shape)]
-    if not legal:
-        rules = " and ".join(map(str, family.constraints))
-        sizes = space.model_dump(exclude_none=True)
-        raise SpecError("space", sizes, f"has no shape that is legal for {family.model_type}", rules)
-    low, high = budget.window
-    candidates = [shape for shape in legal if low <= budget.count(shape) <= high]
-    if not candidates:
-        raise _nothing_fits(legal, budget)
-    return Enumeration(candidates, len(everything) - len(legal), len(legal) - len(candidates))
-
-
-def draw(candidates: Sequence[Architecture], sample_size: int | None, seed: int) -> list[Architecture]:
-    """The candidates that a search tries: all, or `sample_size` of them at random, in the order they were in.
-
-    The same seed draws the same; every candidate is as likely as any other.
-    """
-    if sample_size is None or sample_size >= len(candidates):
-        return list(candidates)
-    chosen = Random(seed).sample(range(len(candidates)), sample_size)
-    return [candidates[index] for index in sorted(chosen)]
-
-
-def _axis_choices(space: SearchSpace, axis: str, teacher: Architecture) -> list[int]:
-    limit: int = getattr(teacher, axis)
-    choices: tuple[int, ...] = getattr(space, axis, None) or (limit,)
-    groups = teacher.num_key_value_heads if axis == "num_attention_heads" else 1
-    for size in choices:
-        if size > limit or size % groups:
-            multiple = f"multiples of the teacher's {groups} key-value heads " if groups > 1 else "sizes "
-            problem = f"is more than the teacher's {limit}" if size > limit else f"is not a multiple of {groups}"
-            raise SpecError(f"space.{axis}", size, problem, f"{multiple}up to {limit}")
-    return sorted(choices, reverse=True)
-
-
-def _nothing_fits(legal: list[Architecture], budget: Budget) -> BudgetError:
-    low, high = budget.window
-    counts = sorted((budget.count(shape), shape.label) for shape in legal)
-    below = [pair for pair in counts if pair[0] < low][-1:]
-    above = [pair for pair in counts if pair[0] > high][:1]
-    nearest = min(below + above, key=lambda pair: abs(pair[0] - budget.parameters))[0]
-    misses = " and ".join(f"{label} with {count:,}" for count, label in below + above)
-    return BudgetError(
-        "budget.parameters",
-        f"{budget.parameters:,.0f}",
-        f"leaves none of {len(counts)} shapes ({budget.counting} count from {low:,} to {high:,}; nearest: {misses})",
-        f"a target such as {nearest:,}, a wider budget.tolerance, or a wider space",
+    num_hidden_layers: Sizes | None = Field(default=None, description=_SIZES)
+    hidden_size: Sizes | None = Field(default=None, description=_SIZES)
+    intermediate_size: IntermediateSizes | None = Field(
+        default=None, description=_SIZES + ", or times_hidden, multiples of the hidden size"
     )
+    num_attention_heads: Sizes | None = Field(default=None, description=_SIZES)
+    num_key_value_heads: Sizes | None = Field(
+        default=None,
+        description=_SIZES + "; left out, they follow the heads where each of the teacher's has keys of its own",
+    )
+    num_experts: Sizes | None = Field(default=None, description=_SIZES)
+    multiple_of: dict[Axis, Positive] = Field(
+        default_factory=dict,
+        description="for an axis, the number that its sizes have to be multiples of, such as hidden_size: 256",
+    )
+    thin: Number | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="leaves out near-duplicates: along each axis, sizes within this share of a larger one count as "
+        "one, and of the shapes that then are the same only the first stays; above 0, at most 1",
+    )
+
+
+def _nearest(size: Fraction, multiple: int) -> int:
+    """The nearest multiple above 0, halves up."""
+    return max(1, floor(size / multiple + Fraction(1, 2))) * multiple
+
+
+def _descending(sizes: Iterable[int]) -> list[int]:
+    return sorted(set(sizes), reverse=True)
+
+
+def _distinct(given: Given) -> Given:
+    if given is not None and not given:
+        raise ValueError("holds no value")
+    if given is not None and len(set(given)) != len(given):
+        raise ValueError("holds a value twice")
+    return given

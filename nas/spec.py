@@ -6,13 +6,17 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from nas.border import Border, Count, Number
-from nas.space import Budget, SearchSpace
+from nas.budget import Budget
+from nas.cost import Dtype
+from nas.space import SearchSpace
 
 NAME = "[a-z0-9][a-z0-9._-]{0,62}"
 NAME_DESCRIPTION = "1 to 63 lower-case letters, digits, dots, dashes, underscores"
 
 MOST_CANDIDATES = 256
 """More than that are retrained only if the spec says how many."""
+
+MOST_SAMPLED = 10_000
 
 MOST_TOKENS = 10**15
 """Of one run; far beyond any, and such that sums over candidates stay countable."""
@@ -126,12 +130,41 @@ class ResourcesSpec(Border):
     )
 
 
+class ServingSpec(Border):
+    """What costs of serving are stated for."""
+
+    batch_size: Count = Field(default=1, gt=0, description="sequences at once, at least 1")
+    context: Count | None = Field(
+        default=None, gt=0, description="tokens of a sequence, at least 1; left out, data.sequence_length"
+    )
+    dtype: Dtype | None = Field(
+        default=None, description="float32, bfloat16, float16, float8 or int8; left out, what the teacher is stored in"
+    )
+
+
+class HardwareSpec(Border):
+    """One device of those that retrain, for estimates only; nothing is scheduled by it."""
+
+    memory_bytes: Number = Field(default=80e9, gt=0, description="bytes of a device, above 0")
+    flops_per_second: Number = Field(
+        default=4e14, gt=0, description="FLOPs that a device achieves in training, not its peak, above 0"
+    )
+    price_per_hour: Number | None = Field(
+        default=None, ge=0, description="what an hour of a device costs, in any currency, at least 0"
+    )
+
+
 class SearchSpec(Border):
     """A search: the teacher, the budget, the space, the data, and how candidates are retrained."""
 
     name: str = Field(pattern=f"^{NAME}$", description=NAME_DESCRIPTION)
-    teacher: str = Field(description="a Hugging Face folder with config.json, safetensors weights and tokenizer.json")
-    budget: Budget = Field(description="parameters, tolerance, counting")
+    teacher: str = Field(
+        description="a Hugging Face folder with config.json, safetensors weights and tokenizer.json, "
+        "or hf://ORG/NAME@COMMIT"
+    )
+    budget: Budget = Field(
+        description="how large and costly a candidate may be: parameters, ranges, memory, flops, latency"
+    )
     space: SearchSpace = Field(
         default_factory=SearchSpace,
         description="sizes to try along each axis; an axis left out keeps the teacher's size",
@@ -139,8 +172,9 @@ class SearchSpec(Border):
     sample_size: Count | None = Field(
         default=None,
         gt=0,
-        description="how many of the shapes that fit the budget become candidates, at least 1; required for more than "
-        f"{MOST_CANDIDATES} shapes",
+        le=MOST_SAMPLED,
+        description=f"how many of the shapes that fit the budget become candidates, 1 to {MOST_SAMPLED:,}; required "
+        f"for more than {MOST_CANDIDATES} shapes",
     )
     data: DataSpec = Field(description="train, and optionally validation and how to read them")
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")
@@ -156,6 +190,12 @@ class SearchSpec(Border):
         return training
 
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one job gets")
+    serving: ServingSpec = Field(
+        default_factory=ServingSpec, description="what costs of serving are stated for: batch_size, context, dtype"
+    )
+    hardware: HardwareSpec = Field(
+        default_factory=HardwareSpec, description="one device, for estimates: memory_bytes, flops_per_second, price"
+    )
     seed: Count = Field(default=0, ge=0, lt=2**63, description="a whole number from 0, below 2^63")
     max_failures: Count = Field(
         default=3, gt=0, description="how often a job may fail before it is given up, at least 1"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nas.errors import SpecError
+from nas.hub import pinned
 from nas.spec import SearchSpec
 
 _ACCEPTED = "a YAML or JSON file that holds one object with the fields " + ", ".join(SearchSpec.model_fields)
@@ -36,7 +37,7 @@ def read_spec(path: Path) -> SearchSpec:
 
 
 def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
-    """The validated spec, its paths made absolute. Raises SpecError."""
+    """The validated spec, its paths made absolute; a teacher on the Hub stays what it is. Raises SpecError."""
     if not isinstance(content, dict):
         raise _no_object(content)
     try:
@@ -50,7 +51,8 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
 
     validation = None if spec.data.validation is None else absolute(spec.data.validation)
     data = spec.data.model_copy(update={"train": absolute(spec.data.train), "validation": validation})
-    return spec.model_copy(update={"teacher": absolute(spec.teacher), "data": data})
+    teacher = absolute(spec.teacher) if pinned(spec.teacher) is None else spec.teacher
+    return spec.model_copy(update={"teacher": teacher, "data": data})
 
 
 def spec_error(errors: Sequence[ErrorDetails]) -> SpecError:
@@ -74,10 +76,20 @@ def problem(details: ErrorDetails) -> str:
 
 
 def check_absolute(spec: SearchSpec) -> None:
-    """Raises SpecError for paths that count from somewhere, for use where nobody knows from where."""
-    paths = {"teacher": spec.teacher, "data.train": spec.data.train, "data.validation": spec.data.validation}
+    """Raises SpecError for paths that count from somewhere, for use where nobody knows from where.
+
+    A teacher may be on the Hub instead, if it is pinned.
+    """
+    errors = []
+    try:
+        on_hub = pinned(spec.teacher) is not None
+    except SpecError as error:
+        on_hub = True
+        errors.append(error)
+    teacher = {} if on_hub else {"teacher": spec.teacher}
+    paths = {**teacher, "data.train": spec.data.train, "data.validation": spec.data.validation}
     relative = [(field, path) for field, path in paths.items() if path is not None and not path.startswith("/")]
-    errors = [SpecError(field, path, "is not an absolute path", _ABSOLUTE) for field, path in relative]
+    errors += [SpecError(field, path, "is not an absolute path", _ABSOLUTE) for field, path in relative]
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]

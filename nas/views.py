@@ -12,6 +12,7 @@ from nas.cost import Cost
 from nas.jobs import JobProgress
 from nas.ranking import Standing
 from nas.states import AttemptState, JobState, PromotionState, SearchState
+from nas.training_cost import TrainingCost
 
 
 class CurvePoint(Border):
@@ -26,27 +27,43 @@ class CurvePoint(Border):
 
 
 class CandidateView(Border):
-    """A candidate before anything is spent on it."""
+    """A candidate before anything is spent on it: what it costs to store and to serve, and what its trial takes.
+
+    `milliseconds` of a forward pass are there where the spec's budget names a table of measured latency.
+    """
 
     architecture: Architecture
     cost: Cost
+    trial: TrainingCost
     share_of_teacher: float
+    milliseconds: float | None = None
+
+
+class Removal(Border):
+    """A rule or limit, and how many shapes it removed of those that the ones before it had left."""
+
+    rule: str
+    shapes: int
 
 
 class EnumerationView(Border):
     """What a spec's space and budget leave of a teacher; starts nothing.
 
-    `candidates` are what a search would retrain: all `num_fitting` shapes that fit the budget, or the spec's sample
-    of them.
+    Of `num_shapes` in the space, `removed` were left out and `num_fitting` fit. `num_candidates` of them are what a
+    search would retrain: all, or the spec's sample; `candidates` is a page of these. `weights_checked`: the teacher's
+    tensors were held against its config; otherwise there was only a config.
     """
 
     teacher: Architecture
     teacher_dtype: str
     teacher_cost: Cost
-    candidates: tuple[CandidateView, ...]
+    teacher_milliseconds: float | None = None
+    weights_checked: bool
+    num_shapes: int
+    removed: tuple[Removal, ...]
     num_fitting: int
-    num_illegal: int
-    num_outside_budget: int
+    num_candidates: int
+    candidates: tuple[CandidateView, ...]
 
 
 # --- a search -----------------------------------------------------------------------------------------------

@@ -40,8 +40,7 @@ def enumerate_spec(spec: GivenSpec, limit: CandidateLimit = 256, offset: Offset 
 
     `limit` and `offset` page through `candidates`; the counts are of all.
     """
-    found = submission.enumerate_spec(spec)
-    return found.model_copy(update={"candidates": found.candidates[offset : offset + limit]})
+    return submission.enumerate_spec(spec, limit=limit, offset=offset)
 
 
 @router.post(

@@ -9,14 +9,18 @@ from sqlalchemy.exc import IntegrityError
 from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
-from nas.cost import cost
+from nas.architecture import Architecture
+from nas.cost import Cost, cost
+from nas.enumeration import enumerate_candidates
 from nas.errors import ConflictError, SpecError
-from nas.model_folder import inspect_model_folder
-from nas.space import draw, enumerate_candidates
+from nas.families import family_named
+from nas.hub import config_folder, weights_folder
+from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
-from nas.views import CandidateView, EnumerationView
+from nas.training_cost import training_cost
+from nas.views import CandidateView, EnumerationView, Removal
 
 
 @dataclass(frozen=True)
@@ -28,34 +32,61 @@ class Submission:
     created: bool
 
 
-def enumerate_spec(spec: SearchSpec) -> EnumerationView:
-    """The teacher and the candidates of a spec with their costs; starts nothing.
+def enumerate_spec(spec: SearchSpec, *, limit: int | None = None, offset: int = 0) -> EnumerationView:
+    """The teacher and the candidates of a spec with their costs, from `offset` on and `limit` of them; starts nothing.
 
-    Raises UserError for a teacher that cannot be used and for a space or budget that leaves nothing.
+    A folder with a config alone will do for a teacher. Raises UserError for a teacher that cannot be used and for a
+    space or budget that leaves nothing.
     """
-    teacher = inspect_model_folder(Path(spec.teacher))
+    return _enumerate(inspect_config_folder(config_folder(spec.teacher)), spec, limit, offset)
+
+
+def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset: int) -> EnumerationView:
     length, positions = spec.data.sequence_length, teacher.config.get("max_position_embeddings")
-    if positions is not None and length > positions:
+    if isinstance(positions, int) and length > positions:
         problem = f"is longer than the teacher's {positions} positions"
         raise SpecError("data.sequence_length", length, problem, f"2 to {positions}")
-    teacher_cost = cost(teacher.architecture, dtype=teacher.dtype, sequence_length=length)
-    found = enumerate_candidates(spec.space, spec.budget, teacher.architecture)
+    found = enumerate_candidates(spec.space, spec.budget, teacher.architecture, sequence_length=length)
+    if spec.sample_size is None:
+        page = found.first(len(found) if limit is None else limit, offset)
+    else:
+        sample = found.sample(spec.sample_size, spec.seed)
+        page = sample[offset : None if limit is None else offset + limit]
+    stated = _Stated(teacher, spec)
     return EnumerationView(
         teacher=teacher.architecture,
         teacher_dtype=teacher.dtype,
-        teacher_cost=teacher_cost,
-        candidates=tuple(
-            CandidateView(
-                architecture=architecture,
-                cost=(own := cost(architecture, dtype=teacher.dtype, sequence_length=length)),
-                share_of_teacher=own.parameters / teacher_cost.parameters,
-            )
-            for architecture in draw(found.candidates, spec.sample_size, spec.seed)
-        ),
-        num_fitting=len(found.candidates),
-        num_illegal=found.num_illegal,
-        num_outside_budget=found.num_outside_budget,
+        teacher_cost=stated.cost(teacher.architecture),
+        teacher_milliseconds=found.milliseconds(teacher.architecture),
+        weights_checked=teacher.has_weights,
+        num_shapes=found.num_shapes,
+        removed=tuple(Removal(rule=rule, shapes=shapes) for rule, shapes in found.removed.items()),
+        num_fitting=len(found),
+        num_candidates=len(found) if spec.sample_size is None else min(spec.sample_size, len(found)),
+        candidates=tuple(stated.candidate(shape, found.milliseconds(shape)) for shape in page),
     )
+
+
+class _Stated:
+    """Costs as the spec wants them stated."""
+
+    def __init__(self, teacher: ModelFolder, spec: SearchSpec) -> None:
+        self._teacher, self._spec = teacher, spec
+
+    def cost(self, shape: Architecture) -> Cost:
+        serving, length = self._spec.serving, self._spec.data.sequence_length
+        dtype = serving.dtype or self._teacher.dtype
+        return cost(shape, dtype=dtype, batch_size=serving.batch_size, context=serving.context or length)
+
+    def candidate(self, shape: Architecture, milliseconds: float | None) -> CandidateView:
+        spec, whole, own = self._spec, self._teacher.architecture, self.cost(shape)
+        return CandidateView(
+            architecture=shape,
+            cost=own,
+            trial=training_cost(whole, shape, spec.trial, spec.hardware, spec.data.sequence_length),
+            share_of_teacher=own.parameters / family_named(shape.family).count(whole),
+            milliseconds=milliseconds,
+        )
 
 
 def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
@@ -121,7 +152,8 @@ def _settled(store: Store, spec: SearchSpec) -> SearchRecord | None:
 
 def _checked(spec: SearchSpec) -> EnumerationView:
     """The candidates that a search would retrain. Raises UserError for too many of them, and for text not there."""
-    found = enumerate_spec(spec)
+    teacher = inspect_model_folder(weights_folder(spec.teacher))
+    found = _enumerate(teacher, spec, spec.sample_size or MOST_CANDIDATES, 0)
     if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
         problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import TeacherError
-from nas.families.layers import SLIDING, LayerValue, PerLayer
+from nas.families.layers import LAYER_TYPES, SLIDING, LayerValue, PerLayer
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class ConfigRules:
 
     `keys` maps Architecture fields to the config's keys, the first of which is written; a field that is not in it has
     the config's name, and one with no key is not in the config. `settings` are flags that are read from elsewhere, and
-    never written. `defaults` are what transformers fills in for fields
-    that a config leaves out, `intermediate_factor` times the hidden size being the MLP's. `windowed_only_if` is the
-    flag without which a sliding_window means nothing. `per_layer` are lists with an entry for each layer.
+    never written. `defaults` are what transformers fills in for fields that a config leaves out, `intermediate_factor`
+    times the hidden size being the MLP's; without one for `sliding_window`, the family has no windows.
+    `windowed_only_if` is the flag without which a sliding_window means nothing. `per_layer` are lists with an entry for
+    each layer.
     """
 
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     intermediate_factor: int = 0
-    per_layer: tuple[PerLayer, ...] = ()
+    per_layer: tuple[PerLayer, ...] = (LAYER_TYPES,)
     windowed_only_if: str | None = None
     requirements: tuple[Requirement, ...] = ()
 
@@ -87,24 +88,33 @@ class ConfigRules:
         self, teacher_config: Mapping[str, Any], num_layers: int, kept_layers: tuple[int, ...]
     ) -> dict[str, list[LayerValue]]:
         """The per-layer lists of a student: the teacher's entries for the layers that stay."""
-        lists = {each.key: each.values(teacher_config, num_layers) for each in self.per_layer}
+        lists = {each.key: self._list(each, teacher_config, num_layers) for each in self.per_layer}
         return {key: [values[i] for i in kept_layers] for key, values in lists.items() if values is not None}
 
+    def _list(self, each: PerLayer, config: Mapping[str, Any], num_layers: int) -> list[LayerValue] | None:
+        # Without a window, transformers fills in no sliding layers.
+        if each.key == LAYER_TYPES.key and config.get(each.key) is None and not self.window(config):
+            return None
+        return each.values(config, num_layers)
+
     def window(self, config: Mapping[str, Any]) -> int:
-        """Tokens that sliding layers attend to; 0 where there are no such layers."""
+        """Tokens that sliding layers attend to; 0 where there can be no such layers."""
         if self.windowed_only_if is not None and not config.get(self.windowed_only_if):
             return 0
-        window = config.get("sliding_window", self.defaults.get("sliding_window"))
+        if "sliding_window" not in self.defaults:
+            return 0
+        window = config.get("sliding_window", self.defaults["sliding_window"])
         return window if isinstance(window, int) and window > 0 else 0
 
     def sliding_layers(self, config: Mapping[str, Any], num_layers: int) -> tuple[bool, ...]:
         """For every layer, whether it attends to a window only."""
         if not self.window(config):
             return (False,) * num_layers
-        types = [each.values(config, num_layers) for each in self.per_layer if each.key == "layer_types"]
-        if not types or types[0] is None:
+        listed = [each for each in self.per_layer if each.key == LAYER_TYPES.key and each.pattern is not None]
+        if not listed:
             return (True,) * num_layers
-        return tuple(each == SLIDING for each in types[0])
+        types = listed[0].values(config, num_layers)
+        return tuple(each == SLIDING for each in types or [None] * num_layers)
 
     def check(self, config: Mapping[str, Any], num_layers: int, source: str) -> None:
         """Raises TeacherError for a setting that the table does not hold for, and a list of another length."""

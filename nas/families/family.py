@@ -98,7 +98,7 @@ class Family:
             shape = Architecture.model_validate({"family": self.model_type, **given})
             self.rules.check(config, shape.num_hidden_layers, source)
             sliding = sum(self.rules.sliding_layers(config, shape.num_hidden_layers))
-            windows = {"num_sliding_layers": sliding, "sliding_window": self.rules.window(config) if sliding else 0}
+            windows = {"num_sliding_layers": sliding, "sliding_window": self.rules.window(config)}
             shape = Architecture.model_validate({"family": self.model_type, **given, **windows})
         except ValidationError as error:
             problem = f"is not a legal shape ({_first_of(error)})"
@@ -121,8 +121,7 @@ class Family:
 
     def tells_layers_apart(self, config: Mapping[str, Any]) -> bool:
         """Whether a student's config depends on which of the teacher's layers stay."""
-        num_layers = self.rules.read(config, "num_hidden_layers")
-        return any(each.values(config, num_layers) is not None for each in self.rules.per_layer)
+        return bool(self.rules.lists_of(config, self.rules.read(config, "num_hidden_layers"), ()))
 
     # --- sizes ----------------------------------------------------------------------------------------------
 

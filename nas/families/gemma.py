@@ -6,7 +6,7 @@ multiply by 1 + weight.
 """
 
 from nas.families.blocks import HEAD, LAYER, attention, gated_mlp, norm, taps
-from nas.families.config import ConfigRules
+from nas.families.config import ConfigRules, Requirement
 from nas.families.constraint import Multiple
 from nas.families.family import Family
 from nas.families.layers import FULL, SLIDING, Periodic, PerLayer
@@ -28,6 +28,8 @@ _NORMS = (
 )
 _TAPS = taps("input_layernorm", "pre_feedforward_layernorm")
 _CONSTRAINTS = (Multiple("hidden_size", "num_attention_heads"),)
+# A model that looks ahead, as embedding models do, predicts no next token.
+_REQUIREMENTS = (Requirement("use_bidirectional_attention", (False, None)),)
 _DEFAULTS = {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True, "sliding_window": 4096}
 
 GEMMA2 = Family(
@@ -37,6 +39,7 @@ GEMMA2 = Family(
     rules=ConfigRules(
         defaults=_DEFAULTS,
         per_layer=(PerLayer("layer_types", pattern=Periodic(2, last=FULL, others=SLIDING)),),
+        requirements=_REQUIREMENTS,
     ),
     constraints=_CONSTRAINTS,
 )
@@ -59,6 +62,7 @@ GEMMA3_TEXT = Family(
         per_layer=(
             PerLayer("layer_types", pattern=Periodic(6, last=FULL, others=SLIDING, key="sliding_window_pattern")),
         ),
+        requirements=_REQUIREMENTS,
     ),
     constraints=_CONSTRAINTS,
 )

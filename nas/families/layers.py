@@ -39,11 +39,26 @@ class FromLayer:
 
 
 @dataclass(frozen=True)
+class Following:
+    """The layers that have 0 in the list `of` have `at_zero`, the others `others`."""
+
+    of: "PerLayer"
+    at_zero: LayerValue
+    others: LayerValue
+
+    def values(self, config: Mapping[str, Any], num_layers: int) -> list[LayerValue]:
+        return [self.others if value else self.at_zero for value in self.of.values(config, num_layers) or ()]
+
+
+@dataclass(frozen=True)
 class PerLayer:
-    """A list of the config with one entry per layer. Where it is left out, transformers fills it by `pattern`."""
+    """A list of the config with one entry per layer. Where it is left out, transformers fills it by `pattern`.
+
+    A model does not look at a list that has no pattern, but transformers holds its length against the layers.
+    """
 
     key: str
-    pattern: Periodic | FromLayer | None = None
+    pattern: Periodic | FromLayer | Following | None = None
     only_if: str | None = None
     """The config's flag without which the pattern does not apply, and all layers are alike."""
 

@@ -3,7 +3,6 @@
 from nas.families.blocks import EMBEDDING, FINAL_NORM, HEAD, LAYER, attention, gated_mlp, norm, taps
 from nas.families.config import ConfigRules
 from nas.families.family import Family
-from nas.families.layers import PerLayer
 
 MISTRAL = Family(
     model_type="mistral",
@@ -17,8 +16,5 @@ MISTRAL = Family(
         HEAD,
     ),
     taps=taps(),
-    rules=ConfigRules(
-        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
-        per_layer=(PerLayer("layer_types"),),
-    ),
+    rules=ConfigRules(defaults={"num_key_value_heads": 8, "sliding_window": 4096}),
 )

@@ -23,7 +23,7 @@ MIXTRAL = Family(
     taps=taps(neurons_input_of=None, experts="mlp.experts"),
     rules=ConfigRules(
         keys={"num_experts": ("num_local_experts", "num_experts")},
-        defaults={"num_key_value_heads": 8, "num_experts": 8, "num_experts_per_tok": 2},
+        defaults={"num_key_value_heads": 8, "num_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
     ),
 )
 

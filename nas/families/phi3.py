@@ -21,12 +21,13 @@ PHI3 = Family(
     ),
     taps=taps(),
     rules=ConfigRules(
+        defaults={"sliding_window": None},
         settings={
             "long_rope": Setting(
                 paths=(("rope_parameters", "rope_type"), ("rope_scaling", "rope_type"), ("rope_scaling", "type")),
                 values=("longrope", "su", "yarn"),
             )
-        }
+        },
     ),
     # transformers holds the number of long rotary factors against hidden_size / num_attention_heads.
     constraints=(Product("hidden_size", ("num_attention_heads", "head_dim"), when="long_rope"),),

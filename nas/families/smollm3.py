@@ -3,7 +3,9 @@
 from nas.families.blocks import EMBEDDING, FINAL_NORM, HEAD, LAYER, attention, gated_mlp, norm, taps
 from nas.families.config import ConfigRules
 from nas.families.family import Family
-from nas.families.layers import FULL, SLIDING, Periodic, PerLayer
+from nas.families.layers import FULL, SLIDING, Following, Periodic, PerLayer
+
+_NO_ROPE_LAYERS = PerLayer("no_rope_layers", pattern=Periodic(4, last=0, others=1, key="no_rope_layer_interval"))
 
 SMOLLM3 = Family(
     model_type="smollm3",
@@ -18,15 +20,14 @@ SMOLLM3 = Family(
     ),
     taps=taps(),
     rules=ConfigRules(
-        defaults={"num_key_value_heads": 4, "tie_word_embeddings": True},
+        defaults={"num_key_value_heads": 4, "tie_word_embeddings": True, "sliding_window": None},
         per_layer=(
-            PerLayer("no_rope_layers", pattern=Periodic(4, last=0, others=1, key="no_rope_layer_interval")),
+            _NO_ROPE_LAYERS,
             PerLayer(
                 "layer_types",
-                pattern=Periodic(4, last=SLIDING, others=FULL, key="no_rope_layer_interval"),
+                pattern=Following(_NO_ROPE_LAYERS, at_zero=SLIDING, others=FULL),
                 only_if="use_sliding_window",
             ),
         ),
-        windowed_only_if="use_sliding_window",
     ),
 )

@@ -19,7 +19,12 @@ STARCODER2 = Family(
     taps=taps(neurons_input_of="mlp.c_proj"),
     rules=ConfigRules(
         keys={"head_dim": (), "attention_bias": ("use_bias",)},
-        defaults={"num_key_value_heads": 2, "attention_bias": True, "tie_word_embeddings": True},
+        defaults={
+            "num_key_value_heads": 2,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "sliding_window": None,
+        },
     ),
     constraints=(HEAD_DIM_FOLLOWS,),
 )

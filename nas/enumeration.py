@@ -1,0 +1,232 @@
+"""SearchSpace x Budget x teacher -> candidates: counted exactly, listed in a stable order, or sampled."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from random import Random
+
+import numpy as np
+
+from nas.architecture import AXES, Architecture
+from nas.budget import Budget, Limit, limits
+from nas.cost import CostModel, sizes_of
+from nas.counting import Counted, count
+from nas.errors import SpecError
+from nas.grid import Grid, Plane, grid
+from nas.latency_limit import LatencyLimit, latency_limit
+from nas.misses import nothing_fits
+from nas.polynomial import Mask, Polynomial, Sizes
+from nas.space import SearchSpace
+
+MOST_LISTED = 1_000_000
+"""Near-duplicates, and shapes that are too slow, are found by going through all that are within the other limits."""
+
+_LARGEST_COST = 2**62
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Candidates by their sizes along AXES, and what had to go through all shapes to be removed."""
+
+    axes: list[tuple[int, ...]]
+    removed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Enumeration:
+    """The shapes of a space that are legal and within limits, in the order of AXES with sizes descending.
+
+    Nothing is counted or listed before it is asked for.
+    """
+
+    teacher: Architecture
+    grid: Grid
+    limits: tuple[Limit, ...]
+    latency: LatencyLimit | None = None
+    thin: float | None = None
+
+    @property
+    def num_shapes(self) -> int:
+        """Of the whole space, legal or not."""
+        return self.grid.num_shapes
+
+    @cached_property
+    def removed(self) -> dict[str, int]:
+        """How many shapes each rule and limit removed, of those that the ones before it had left."""
+        within = self.counted.within
+        by_limits = {limit.text: within[i] - within[i + 1] for i, limit in enumerate(self.limits)}
+        listed = {} if self._listed is None else self._listed.removed
+        found = {**self.grid.removed, **by_limits, **listed}
+        return {rule: shapes for rule, shapes in found.items() if shapes}
+
+    def milliseconds(self, architecture: Architecture) -> float | None:
+        """Of a forward pass by the budget's table of measured latency; None where there is none, or no such block."""
+        return None if self.latency is None else self.latency.milliseconds(architecture)
+
+    def __len__(self) -> int:
+        return self.counted.within[-1] if self._listed is None else len(self._listed.axes)
+
+    def __iter__(self) -> Iterator[Architecture]:
+        return map(self._shape, self._axes())
+
+    def first(self, limit: int, offset: int = 0) -> list[Architecture]:
+        """`limit` candidates in order, after the first `offset`."""
+        return list(islice(self, offset, offset + limit))
+
+    def sample(self, size: int, seed: int) -> list[Architecture]:
+        """`size` candidates in order, or all if they are fewer.
+
+        The list is cut into `size` runs as equal as can be, and one candidate drawn at random from each, so that
+        every depth and width is drawn about as often as it occurs. The same seed draws the same.
+        """
+        total = len(self)
+        if size >= total:
+            return list(self)
+        random, ends = Random(seed), [total * i // size for i in range(size + 1)]
+        return [self._shape(axes) for axes in self._at(list(map(random.randrange, ends[:-1], ends[1:])))]
+
+    # --- from ranks to shapes -------------------------------------------------------------------------------
+
+    @cached_property
+    def counted(self) -> Counted:
+        """How many shapes are within each limit in turn, near-duplicates among them."""
+        return count(self.grid, self.limits)
+
+    def _shape(self, axes: tuple[int, ...]) -> Architecture:
+        return self.teacher.resized(**dict(zip(AXES, axes, strict=True)))
+
+    def _axes(self) -> Iterator[tuple[int, ...]]:
+        return self._within_limits() if self._listed is None else iter(self._listed.axes)
+
+    def _within_limits(self) -> Iterator[tuple[int, ...]]:
+        possible = self._possible_blocks()
+        for layer in range(len(self.grid.layers)):
+            for column, plane in enumerate(self.grid.planes):
+                if possible[layer, column]:
+                    yield from map(tuple, self._block(plane, layer).tolist())
+
+    @cached_property
+    def _listed(self) -> "_Listed | None":
+        """The candidates one by one, where something has to be known of each by itself."""
+        if self.latency is None and self.thin is None:
+            return None
+        if self.counted.within[-1] > MOST_LISTED:
+            field = "space.thin" if self.latency is None else "budget.latency"
+            problem = f"has to go through {self.counted.within[-1]:,} shapes"
+            raise SpecError(field, "given", problem, f"at most {MOST_LISTED:,} shapes within the other limits")
+        axes, removed = list(self._within_limits()), {}
+        if self.latency is not None:
+            times = [self.latency.milliseconds(self._shape(row)) for row in axes]
+            fast = [row for row, time in zip(axes, times, strict=True) if time <= self.latency.budget.max_milliseconds]
+            if not fast:
+                raise self.latency.too_slow(len(axes), self._shape(axes[times.index(min(times))]))
+            removed[self.latency.text], axes = len(axes) - len(fast), fast
+        if self.thin is not None:
+            kept = _thinned(axes, self.thin)
+            removed[f"near-duplicates within {self.thin:.0%}"], axes = len(axes) - len(kept), kept
+        return _Listed(axes, removed)
+
+    def _at(self, ranks: Sequence[int]) -> list[tuple[int, ...]]:
+        """The shapes at ascending positions of the list."""
+        if self._listed is not None:
+            return [self._listed.axes[rank] for rank in ranks]
+        ends = np.cumsum(self.counted.of_block.ravel())
+        blocks = np.searchsorted(ends, ranks, side="right")
+        listed: dict[int, Sizes] = {}
+        found = []
+        for rank, block in zip(ranks, blocks.tolist(), strict=True):
+            if block not in listed:
+                layer, column = divmod(block, len(self.grid.planes))
+                listed = {block: self._block(self.grid.planes[column], layer)}
+            found.append(tuple(listed[block][rank - int(ends[block])].tolist()))
+        return found
+
+    def _block(self, plane: Plane, layer: int) -> Sizes:
+        """The shapes (shapes, axes) of one layer count and hidden size that are within all limits, in order."""
+        ffn, pair, expert = (
+            axis.ravel()
+            for axis in np.meshgrid(
+                plane.intermediate, np.arange(len(plane.heads)), np.arange(len(plane.experts)), indexing="ij"
+            )
+        )
+        sizes = {
+            "num_hidden_layers": np.full_like(ffn, plane.layers[layer]),
+            "hidden_size": np.full_like(ffn, plane.hidden_size),
+            "intermediate_size": ffn,
+            "num_attention_heads": plane.heads[pair],
+            "num_key_value_heads": plane.key_values[pair],
+            "num_experts": plane.experts[expert],
+        }
+        within = np.ones(len(ffn), dtype=bool)
+        for limit in self.limits:
+            costs = limit.cost.over({**sizes, "num_sliding_layers": plane.sliding[layer : layer + 1]})
+            within &= (costs >= limit.low) & (costs <= limit.high)
+        return np.stack([sizes[axis] for axis in AXES], axis=1)[within]
+
+    def _possible_blocks(self) -> Mask:
+        """(layers, planes): whether a block may hold a shape within each limit, by its smallest and largest."""
+        planes = self.grid.planes
+        possible = np.ones((len(self.grid.layers), len(planes)), dtype=bool)
+        ends = [self._extremes(largest) for largest in (False, True)]
+        for limit in self.limits:
+            smallest, largest = (limit.cost.over(sizes) for sizes in ends)
+            possible &= (largest >= limit.low) & (smallest <= limit.high)
+        return possible
+
+    def _extremes(self, largest: bool) -> dict[str, Sizes]:
+        """The smallest or largest sizes of every block; a cost grows with each of them."""
+        planes = self.grid.planes
+
+        def ends(name: str) -> Sizes:
+            return np.array([getattr(p, name).max() if largest else getattr(p, name).min() for p in planes])[None, :]
+
+        return {
+            "num_hidden_layers": planes[0].layers[:, None],
+            "num_sliding_layers": planes[0].sliding[:, None],
+            "hidden_size": np.array([plane.hidden_size for plane in planes])[None, :],
+            "intermediate_size": ends("intermediate"),
+            "num_attention_heads": ends("heads"),
+            "num_key_value_heads": ends("key_values"),
+            "num_experts": ends("experts"),
+        }
+
+
+def enumerate_candidates(
+    space: SearchSpace, budget: Budget, teacher: Architecture, *, sequence_length: int
+) -> Enumeration:
+    """What fits. Raises SpecError for a size the teacher cannot give or a space without a legal shape, and
+    BudgetError, with the nearest misses, if nothing fits."""
+    bounds = tuple(limits(budget, CostModel(teacher), sequence_length))
+    for limit in bounds:
+        if _bound(limit.cost, teacher) >= _LARGEST_COST:
+            raise SpecError(limit.field, limit.what, "is too large to be counted", "a shorter context or smaller batch")
+    latency = None if budget.latency is None else latency_limit(budget.latency, teacher)
+    found = Enumeration(teacher, grid(space, teacher), bounds, latency, space.thin)
+    if not found.counted.within[-1]:
+        raise nothing_fits(found.teacher, found.grid, bounds, found.counted.within, budget)
+    len(found)  # Raises where everything is too slow, or where there is too much to go through.
+    return found
+
+
+def _bound(cost: Polynomial, teacher: Architecture) -> int:
+    """What no partial sum of a cost can exceed for any shape cut out of the teacher."""
+    return Polynomial({names: abs(by) for names, by in cost.terms.items()}).at(sizes_of(teacher))
+
+
+def _thinned(axes: list[tuple[int, ...]], thin: float) -> list[tuple[int, ...]]:
+    """Of the shapes whose sizes count as one along every axis, the first."""
+    sizes = np.array(axes, dtype=np.int64).reshape(-1, len(AXES))
+    cells = np.stack([_cells(column, thin) for column in sizes.T], axis=1)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    return [axes[i] for i in np.sort(first)]
+
+
+def _cells(sizes: Sizes, thin: float) -> Sizes:
+    """For each size, the largest size that it counts as one with."""
+    leaders: dict[int, int] = {}
+    leader = 0
+    for size in np.unique(sizes)[::-1].tolist():
+        leader = size if not leader or size * (1 + thin) < leader else leader
+        leaders[size] = leader
+    return np.array([leaders[size] for size in sizes.tolist()])
