@@ -27,6 +27,7 @@ from nas.compression.teacher import LiveTeacher
 from nas.compression.train import Progress
 from nas.compression.training_state import keep_newest
 from nas.errors import CheckpointError, DataError, TeacherError
+from nas.hub import weights_folder
 from nas.jobs import (
     Calibrate,
     Calibrated,
@@ -65,7 +66,7 @@ def run_job(attempt: AttemptFolder) -> JobResult:
 
 def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
     """Tokenises validation first, so that no document of it can enter training."""
-    folder = inspect_model_folder(Path(spec.teacher))
+    folder = inspect_model_folder(weights_folder(spec.teacher))
     if folder.end_of_text is None:
         raise TeacherError(
             "teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document"
@@ -127,7 +128,7 @@ def _too_little_validation(data: DataSpec, tokens: int) -> DataError:
 def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     """Scores every axis in one pass, and measures the teacher on the validation sequences."""
     device, dtype = _compute(spec.resources)
-    folder = inspect_model_folder(Path(spec.teacher))
+    folder = inspect_model_folder(weights_folder(spec.teacher))
     model = load_model(folder, device)
     samples = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length).sample(spec.samples, spec.seed)
     num_samples = len(samples.inputs_BT)
@@ -206,7 +207,7 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
 
 def _same_teacher(spec: Trial | Promotion | Export) -> ModelFolder:
     """The teacher, if its weights are still those that the search began with."""
-    folder = inspect_model_folder(Path(spec.teacher))
+    folder = inspect_model_folder(weights_folder(spec.teacher))
     if weights_digest(folder) != spec.teacher_sha256:
         problem = "has other weights than when the search began"
         raise TeacherError("teacher", spec.teacher, problem, "the weights it was calibrated with, or a new search")

@@ -67,7 +67,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "nothing fits": (
         at("budget.parameters", 1e6),
         "budget.parameters: 1,000,000 leaves none of 8 shapes (total count from 860,000 to 1,140,000; "
-        "nearest: 3 x 48 x 64 x 4 with 64,080); accepted: a target such as 64,080, a wider budget.tolerance,",
+        "nearest: 3 x 48 x 64 x 4/2 with 64,080); accepted: a target such as 64,080, a wider budget.tolerance,",
     ),
     "more heads than there are": (
         at("space.num_attention_heads", [8]),

@@ -52,7 +52,7 @@ def run(database: Database, outcome: Outcome) -> tuple[SearchView, InstantPool]:
 
 
 def is_second_trial(assignment: Assignment) -> bool:
-    return isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (3, 36, 32, 4)
+    return isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (3, 36, 32, 4, 2, 0)
 
 
 def test_a_search_goes_through_all_its_jobs(database: Database) -> None:
@@ -237,7 +237,7 @@ def test_winners_are_decided_once(database: Database, teacher_folder: Path, text
 
     def outcome(assignment: Assignment) -> Update:
         kind = assignment.spec.kind
-        is_best = isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (2, 48, 64, 4)
+        is_best = isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (2, 48, 64, 4, 2, 0)
         return fail(assignment) if kind in broken and (kind == "export" or is_best) else succeed(assignment)
 
     seen, _ = run(database, outcome)

@@ -119,7 +119,7 @@ def test_a_search_is_read_as_it_was_written(database: Database, teacher_folder: 
     assert search.created_at == NOW
     assert (search.teacher_dtype, search.num_fitting) == ("bfloat16", 4)
     assert [candidate.architecture.label for candidate in candidates] == [
-        "3 x 36 x 64 x 4", "3 x 36 x 32 x 4", "2 x 48 x 64 x 4", "2 x 48 x 32 x 4"
+        "3 x 36 x 64 x 4/2", "3 x 36 x 32 x 4/2", "2 x 48 x 64 x 4/2", "2 x 48 x 32 x 4/2"
     ]  # fmt: skip
 
 

@@ -59,6 +59,6 @@ def llamas(draw: st.DrawFn) -> Architecture:
 
 def transformers_llama(architecture: Architecture) -> Any:
     """A LlamaForCausalLM on the meta device, from the config that the family writes."""
-    config = family_named("llama").config(LLAMA_CONFIG, architecture)
+    config = family_named("llama").config(LLAMA_CONFIG, architecture, tuple(range(architecture.num_hidden_layers)))
     with torch.device("meta"):
         return LlamaForCausalLM(LlamaConfig.from_dict(config, attn_implementation="eager")).eval()

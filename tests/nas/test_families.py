@@ -1,4 +1,4 @@
-"""Every family table against the model that transformers builds from the config which the family writes."""
+"""What a family table says, on Llama's: counts, configs, refusals, selections, taps. All of them: tests/nas/families."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ REQUIRED = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size
 
 
 def config_of(shape: Architecture, **changes: Any) -> dict[str, Any]:
-    return {**LLAMA.config(LLAMA_CONFIG, shape), **changes}
+    return {**LLAMA.config(LLAMA_CONFIG, shape, tuple(range(shape.num_hidden_layers))), **changes}
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -71,7 +71,7 @@ def test_a_config_reads_back_as_the_shape_it_was_written_for(shape: Architecture
 
 def test_a_student_config_changes_nothing_but_the_sizes() -> None:
     teacher = config_of(small_llama(), rope_theta=5e5, rope_scaling={"rope_type": "llama3", "factor": 8.0})
-    student = LLAMA.config(teacher, small_llama(hidden_size=12))
+    student = LLAMA.config(teacher, small_llama(hidden_size=12), (0, 1, 2))
     assert {key for key in student if student[key] != teacher.get(key)} == {"hidden_size"}
     assert student.keys() == teacher.keys()
 
@@ -132,12 +132,18 @@ def test_a_shape_is_illegal_exactly_where_transformers_refuses_its_config(
     assert LLAMA.is_legal(shape) == (not refused)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "", None, 5, ["llama"]])
+SUPPORTED = (
+    "llama, mistral, qwen2, qwen3, gemma2, gemma3_text, phi3, nemotron, olmo2, granite, smollm3, starcoder2, stablelm, "
+    "gpt_neox, gpt2, mixtral, qwen3_moe"
+)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "", None, 5, ["llama"]])
 def test_an_unsupported_model_type_is_answered_with_the_supported_ones(model_type: object) -> None:
     with pytest.raises(TeacherError) as caught:
         family_named(model_type)
     shown = "''" if model_type == "" else model_type
-    expected = f"teacher: {shown} is not a supported model_type; accepted: a folder whose model_type is llama."
+    expected = f"teacher: {shown} is not a supported model_type; accepted: a folder whose model_type is {SUPPORTED}."
     assert str(caught.value) == expected
 
 
@@ -147,8 +153,9 @@ def test_selections_take_each_tensor_from_the_kept_layer_in_order(teacher: Archi
     layers = st.sets(st.integers(0, teacher.num_hidden_layers - 1), min_size=1).map(sorted)
     kept = tuple(data.draw(layers))
     student = teacher.model_copy(update={"num_hidden_layers": len(kept)})
-    selections = list(LLAMA.selections(student, kept))
+    selections = list(LLAMA.selections(student, kept, lambda axis, layer, position: position))
     assert [selection.name for selection in selections] == [name for name, _ in LLAMA.tensors(student)]
+    assert {selection.unit for selection in selections} == {None}
     for selection in selections:
         layer = re.search(r"layers\.(\d+)\.", selection.name)
         source_layer = None if layer is None else kept[int(layer[1])]
@@ -157,13 +164,37 @@ def test_selections_take_each_tensor_from_the_kept_layer_in_order(teacher: Archi
     assert {selection.source for selection in selections} <= set(dict(LLAMA.tensors(teacher)))
 
 
+def test_selections_take_each_expert_from_the_kept_one_of_its_layer() -> None:
+    config = {
+        "model_type": "mixtral", "vocab_size": 11, "num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 14,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    mixtral = family_named("mixtral")
+    teacher = mixtral.architecture(config)
+    kept_experts = {0: (1, 4), 2: (0, 3)}
+    asked = []
+
+    def unit_of(axis: str, layer: int | None, position: int) -> int:
+        asked.append(axis)
+        assert layer is not None
+        return kept_experts[layer][position]
+
+    student = teacher.resized(num_hidden_layers=2, num_experts=2)
+    sources = {each.name: each.source for each in mixtral.selections(student, (0, 2), unit_of)}
+    experts = "model.layers.{}.block_sparse_moe.experts.{}.w1.weight"
+    for layer, source_layer in enumerate((0, 2)):
+        for position, expert in enumerate(kept_experts[source_layer]):
+            assert sources[experts.format(layer, position)] == experts.format(source_layer, expert)
+    assert set(asked) == {"num_experts"}
+
+
 def test_the_taps_are_modules_with_the_axes_they_stand_for() -> None:
     shape = small_llama()
     model = transformers_llama(shape)
     for layer in range(shape.num_hidden_layers):
         block = model.get_submodule(LLAMA.taps.block.format(i=layer))
         heads = model.get_submodule(LLAMA.taps.heads_input_of.format(i=layer))
-        neurons = model.get_submodule(LLAMA.taps.neurons_input_of.format(i=layer))
+        neurons = model.get_submodule(str(LLAMA.taps.neurons_input_of).format(i=layer))
         norms = [model.get_submodule(norm.format(i=layer)) for norm in LLAMA.taps.norms]
         assert isinstance(block, LlamaDecoderLayer)
         assert norms == [module for module in block.modules() if isinstance(module, LlamaRMSNorm)]

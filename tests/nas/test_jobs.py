@@ -76,7 +76,7 @@ SPECS: list[JobSpec] = [
 RESULTS: list[JobResult] = [
     DataPrepared(data=FILES, training_tokens=1280, validation_tokens=128),
     Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32", teacher_sha256="d"),
-    Trained(kind="trial", weights="w", tokens=640, dtype="float32"),
+    Trained(kind="trial", weights="w", kept_layers=(0, 2), tokens=640, dtype="float32"),
     Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
     Exported(folder="f", parameters=5, loss=2.25),
 ]

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nas.errors import TeacherError
+from nas.families import FAMILIES
 from nas.model_folder import ModelFolder, inspect_model_folder
 from tests.nas.shapes import small_llama
 
@@ -162,11 +163,12 @@ def test_json_that_is_none_is_refused(folder: Path, name: str, content: bytes, p
     assert refusal(folder).startswith(f"teacher: {folder / name} {problem}")
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", None])
+@pytest.mark.parametrize("model_type", ["t5", None])
 def test_another_family_is_answered_with_the_supported_ones(folder: Path, model_type: str | None) -> None:
     write_json(folder / "config.json", {**CONFIG, "model_type": model_type})
     assert refusal(folder) == (
-        f"teacher: {model_type} is not a supported model_type; accepted: a folder whose model_type is llama."
+        f"teacher: {model_type} is not a supported model_type; "
+        f"accepted: a folder whose model_type is {', '.join(FAMILIES)}."
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,32 +9,15 @@ from torch.utils.hooks import RemovableHandle
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nas.architecture import Architecture
-from nas.compression.checkpoint import read_tensor
-from nas.compression.importance import Scores
 from nas.compression.prune import Kept, choose, cut
 from nas.families.llama import LLAMA
-from nas.model_folder import inspect_model_folder
 from tests.nas.compression.small_llama import small_llama, tokens
-
-
-def random_scores(architecture: Architecture, seed: int) -> Scores:
-    generator = torch.Generator().manual_seed(seed)
-
-    def rand(*size: int) -> torch.Tensor:
-        return torch.rand(size, generator=generator, dtype=torch.float64)
-
-    layers = architecture.num_hidden_layers
-    return Scores(
-        layers=rand(layers),
-        heads=rand(layers, architecture.num_attention_heads),
-        neurons=rand(layers, architecture.intermediate_size),
-        channels=rand(architecture.hidden_size),
-    )
+from tests.nas.families.small import random_scores
 
 
 def cut_model(teacher: LlamaForCausalLM, whole: Architecture, student: Architecture, kept: Kept) -> LlamaForCausalLM:
     tensors = dict(cut(teacher.state_dict().__getitem__, whole, student, kept))
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA.config(teacher.config.to_dict(), student)))
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA.config(teacher.config.to_dict(), student, kept.layers)))
     model.double().eval()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
@@ -90,6 +72,7 @@ def masked(teacher: LlamaForCausalLM, whole: Architecture, kept: Kept) -> Iterat
         {"hidden_size": 18},
         {"intermediate_size": 7},
         {"num_attention_heads": 2},
+        {"num_attention_heads": 3, "num_key_value_heads": 1},
         {"num_hidden_layers": 3, "hidden_size": 12, "intermediate_size": 11, "num_attention_heads": 4},
     ],
 )
@@ -109,18 +92,6 @@ def test_student_equals_masked_teacher(tied: bool, biased: bool, sizes: dict[str
     assert (expected - unmasked).abs().max() > 1e-3, "the mask must change something, or the test proves nothing"
 
 
-def test_teacher_cut_to_its_own_shape_is_bit_identical(teacher_folder: Path) -> None:
-    folder = inspect_model_folder(teacher_folder)
-    scores = random_scores(folder.architecture, seed=5)
-    kept = choose(scores, folder.architecture, folder.architecture)
-    tensors = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, folder.architecture, kept))
-    assert set(tensors) == set(folder.files)
-    for name, tensor in tensors.items():
-        original = read_tensor(folder, name)
-        assert tensor.dtype == original.dtype == torch.bfloat16
-        assert torch.equal(tensor.view(torch.int16), original.view(torch.int16)), name
-
-
 def test_heads_are_chosen_within_their_key_value_group() -> None:
     _, whole = small_llama(tied=True, biased=False)
     scores = random_scores(whole, seed=0)
@@ -128,6 +99,46 @@ def test_heads_are_chosen_within_their_key_value_group() -> None:
     scores.heads[:] = torch.tensor([0.1, 0.3, 0.2, 5.0, 7.0, 6.0])
     kept = choose(scores, whole, whole.model_copy(update={"num_attention_heads": 4}))
     assert all(row.tolist() == [1, 2, 4, 5] for row in kept.heads)
+
+
+def test_the_groups_stay_whose_remaining_heads_have_the_largest_sum() -> None:
+    _, whole = small_llama(tied=True, biased=False)
+    scores = random_scores(whole, seed=0)
+    one_group = whole.resized(num_key_value_heads=1, num_attention_heads=1)
+    two_heads = whole.resized(num_key_value_heads=1, num_attention_heads=2)
+    # The second group has the largest sum; the first has the best single head and the best two.
+    scores.heads[:] = torch.tensor([9.0, 1.0, 8.0, 7.0, 8.0, 8.0])
+    for student, heads in ((one_group, [0]), (two_heads, [0, 2])):
+        kept = choose(scores, whole, student)
+        assert all(row.tolist() == heads for row in kept.heads)
+        assert all(row.tolist() == [0] for row in kept.groups)
+
+
+def test_layers_that_attend_to_a_window_are_ranked_by_themselves() -> None:
+    _, whole = small_llama(tied=True, biased=False)
+    scores = random_scores(whole, seed=0)
+    scores.layers[:] = torch.tensor([4.0, 1.0, 3.0, 2.0])
+    both = whole.model_copy(update={"num_sliding_layers": 2, "sliding_window": 8})
+    student = both.resized(num_hidden_layers=2)
+    assert choose(scores, both, student, [True, False, True, False]).layers == (0, 3)
+    assert choose(scores, both, student, [False, False, True, True]).layers == (0, 2)
+    one_type = whole.resized(num_hidden_layers=2)
+    for sliding in ([True] * 4, [False] * 4, []):
+        assert choose(scores, whole, one_type, sliding).layers == (0, 2)
+
+
+def test_experts_are_ranked_in_their_layer_and_neurons_in_their_expert() -> None:
+    _, llama = small_llama(tied=True, biased=False)
+    whole = llama.model_copy(update={"num_experts": 3, "num_experts_per_tok": 1, "intermediate_size": 4})
+    scores = random_scores(whole, seed=0)
+    scores.experts[1] = torch.tensor([2.0, 9.0, 5.0])
+    scores.neurons[1, 2] = torch.tensor([3.0, 1.0, 4.0, 2.0])
+    kept = choose(scores, whole, whole.resized(num_experts=2, intermediate_size=2))
+    assert kept.experts[1].tolist() == [1, 2]
+    assert kept.unit("num_experts", 1, 0) == 1
+    units = kept.units("intermediate_size", 1, expert=2)
+    assert units is not None
+    assert units.tolist() == [0, 2]
 
 
 def test_equal_scores_keep_the_first_in_order() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nas.architecture import Architecture
+from nas.compression.importance import Scores
 from nas.families import FAMILIES, Family
 
 _SIZES = {
@@ -147,6 +148,22 @@ def built(config: dict[str, Any], seed: int = 0) -> Any:
     return model
 
 
+def random_scores(shape: Architecture, seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*size: int) -> torch.Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    layers, experts = shape.num_hidden_layers, [shape.num_experts] if shape.num_experts else []
+    return Scores(
+        layers=rand(layers),
+        heads=rand(layers, shape.num_attention_heads),
+        neurons=rand(layers, *experts, shape.intermediate_size),
+        experts=rand(layers, shape.num_experts),
+        channels=rand(shape.hidden_size),
+    )
+
+
 @st.composite
 def students(draw: st.DrawFn, variant: Variant) -> Architecture:
     """Any legal shape that can be cut out of the variant."""
@@ -155,7 +172,7 @@ def students(draw: st.DrawFn, variant: Variant) -> Architecture:
     per_group = draw(st.integers(1, teacher.num_attention_heads // teacher.num_key_value_heads))
     heads = groups * per_group
     sizes = {
-        "num_hidden_layers": draw(st.integers(2 if teacher.has_layer_types else 1, teacher.num_hidden_layers)),
+        "num_hidden_layers": draw(st.integers(1, teacher.num_hidden_layers)),
         "intermediate_size": draw(st.integers(1, teacher.intermediate_size)),
         "num_attention_heads": heads,
         "num_key_value_heads": groups,

@@ -10,26 +10,9 @@ from hypothesis import strategies as st
 
 from nas.architecture import Architecture
 from nas.compression.checkpoint import own_tensors
-from nas.compression.importance import Scores
 from nas.compression.prune import choose, cut
 from tests.nas.families.masked import compute_in_float64, masked
-from tests.nas.families.small import ALL, Variant, built, students
-
-
-def random_scores(shape: Architecture, seed: int) -> Scores:
-    generator = torch.Generator().manual_seed(seed)
-
-    def rand(*size: int) -> torch.Tensor:
-        return torch.rand(size, generator=generator, dtype=torch.float64)
-
-    layers, experts = shape.num_hidden_layers, [shape.num_experts] if shape.num_experts else []
-    return Scores(
-        layers=rand(layers),
-        heads=rand(layers, shape.num_attention_heads),
-        neurons=rand(layers, *experts, shape.intermediate_size),
-        experts=rand(layers, shape.num_experts),
-        channels=rand(shape.hidden_size),
-    )
+from tests.nas.families.small import ALL, Variant, built, random_scores, students
 
 
 def student_of(variant: Variant, teacher: Any, shape: Architecture, seed: int) -> tuple[Any, Any]:

@@ -1,0 +1,59 @@
+"""What nas.hub makes of a teacher, asked in a process of its own: the Hub's client reads its variables once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nas.errors import TopiaryError
+from nas.hub import config_folder, inspect_teacher, weights_folder
+from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def told(folder: ModelFolder) -> dict[str, Any]:
+    """All of a ModelFolder as JSON would have it, with its files counted from its path."""
+    content = {**asdict(folder), "architecture": folder.architecture.model_dump(), "path": ""}
+    content["files"] = {name: str(file.relative_to(folder.path)) for name, file in folder.files.items()}
+    return dict(json.loads(json.dumps(content)))
+
+
+QUESTIONS: dict[str, Callable[[str], object]] = {
+    "inspect": lambda teacher: told(inspect_teacher(teacher)),
+    "inspect twice": lambda teacher: [told(inspect_teacher(teacher)) for _ in range(2)],
+    "inspect for enumeration": lambda teacher: told(inspect_teacher(teacher, whole=False)),
+    "config folder": lambda teacher: str(config_folder(teacher)),
+    "inspect the config folder": lambda teacher: told(inspect_config_folder(config_folder(teacher))),
+    "weights folder": lambda teacher: str(weights_folder(teacher)),
+    "inspect the weights folder": lambda teacher: told(inspect_model_folder(weights_folder(teacher))),
+}
+
+
+def environment_of(endpoint: str, home: Path, **variables: str) -> dict[str, str]:
+    """This process's environment, with these variables as the only ones of the Hub's client."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    return {**others, "NO_PROXY": "127.0.0.1", "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **variables}
+
+
+def ask(question: str, teacher: str, environment: dict[str, str]) -> Any:
+    """The answer to one of QUESTIONS. Raises nothing: an error of ours is answered as `{"KIND": "its message"}`.
+
+    Nothing else may be printed, warnings and progress bars neither.
+    """
+    command = [sys.executable, "-W", "error", "-m", "tests.nas.hub_client", question, teacher]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+if __name__ == "__main__":
+    try:
+        answer = QUESTIONS[sys.argv[1]](sys.argv[2])
+    except TopiaryError as error:
+        answer = {type(error).__name__: str(error)}
+    print(json.dumps(answer))
