@@ -6,14 +6,17 @@ is a line, and the sizes that a limit allows are an interval of it: one row stan
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from nas.budget import Limit
+from nas.architecture import AXES
+from nas.budget import UNLIMITED, Limit
 from nas.grid import Grid, Plane
 from nas.polynomial import Mask, Sizes
 
-ROWS_AT_ONCE = 200_000
+ROWS_AT_ONCE = 30_000
+"""Few enough for a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class Rows:
 
     def intervals(self, limit: Limit) -> tuple[Sizes, Sizes]:
         """For each row, the positions (start, end) of the values that the limit allows."""
+        low, high = min(limit.low, UNLIMITED), min(limit.high, UNLIMITED)  # No cost is as large; both fit 64 bits.
         intercept, slope = (part.over(self.sizes) for part in limit.cost.along(self.along))
         if not slope.any():
-            allowed = (intercept >= limit.low) & (intercept <= limit.high)
+            allowed = (intercept >= low) & (intercept <= high)
             return np.zeros(allowed.shape, np.int64), np.where(allowed, len(self.values), 0)
-        smallest = -((intercept - limit.low) // slope)
-        largest = (limit.high - intercept) // slope
+        smallest = -((intercept - low) // slope)
+        largest = (high - intercept) // slope
         return np.searchsorted(self.values, smallest, "left"), np.searchsorted(self.values, largest, "right")
 
     def costs(self, limit: Limit, positions: Sizes) -> Sizes:
@@ -118,5 +122,56 @@ def _by_layers(rows: Rows, start: Sizes, end: Sizes, num_layers: int) -> Sizes:
     """Shapes by position of their layers, descending as in the plane."""
     if rows.along != "num_hidden_layers":
         return np.bincount(rows.layers, weights=end - start, minlength=num_layers).astype(np.int64)
-    begun = np.bincount(start, minlength=num_layers + 1) - np.bincount(end, minlength=num_layers + 1)
-    return np.cumsum(begun)[:num_layers][::-1].astype(np.int64)
+    return _by_value(start, end, num_layers)[::-1]
+
+
+def _by_value(start: Sizes, end: Sizes, num_values: int) -> Sizes:
+    """In how many rows each value is allowed, if from `start` to `end` are (nowhere `end` < `start`)."""
+    begun = np.bincount(start, minlength=num_values + 1) - np.bincount(end, minlength=num_values + 1)
+    return np.cumsum(begun)[:num_values].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The shapes of one layer count and hidden size that are within limits, in order.
+
+    Each of `rows` stands for the MLP sizes at positions `start` to `end`.
+    """
+
+    rows: Rows
+    start: Sizes
+    end: Sizes
+
+    def __iter__(self) -> Iterator[Sizes]:
+        """The shapes (shapes, axes), some at a time."""
+        positions = np.flatnonzero(self._of_value)[::-1]
+        step = max(1, ROWS_AT_ONCE // len(self.start))
+        for first in range(0, len(positions), step):
+            yield self._with(positions[first : first + step])
+
+    def at(self, rank: int) -> tuple[int, ...]:
+        """The sizes along AXES of the shape at one position of the list."""
+        ends = np.cumsum(self._of_value[::-1])
+        descending = int(np.searchsorted(ends, rank, side="right"))
+        shapes = self._with(np.array([len(ends) - 1 - descending]))
+        return tuple(shapes[rank - int(ends[descending])].tolist())
+
+    @cached_property
+    def _of_value(self) -> Sizes:
+        """Shapes by MLP size, ascending."""
+        return _by_value(self.start, self.end, len(self.rows.values))
+
+    def _with(self, positions: Sizes) -> Sizes:
+        """The shapes (shapes, axes) whose MLP sizes are at these positions."""
+        column = positions[:, None]
+        position, row = np.nonzero((self.start <= column) & (column < self.end))
+        sizes = {name: np.broadcast_to(each, self.start.shape)[row] for name, each in self.rows.sizes.items()}
+        sizes["intermediate_size"] = self.rows.values[positions[position]]
+        return np.stack([sizes[axis] for axis in AXES], axis=1)
+
+
+def block(plane: Plane, layer: int, limits: Sequence[Limit]) -> Block:
+    """`layer` is a position of the plane's layer counts."""
+    (rows,) = rows_of(plane.of_layers(layer, layer + 1), "intermediate_size")
+    start, end = rows.within(limits)
+    return Block(rows, start, np.maximum(end, start))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import islice
 from random import Random
@@ -11,12 +12,12 @@ import numpy as np
 from nas.architecture import AXES, Architecture
 from nas.budget import Budget, Limit, limits
 from nas.cost import CostModel, sizes_of
-from nas.counting import Counted, count
+from nas.counting import Block, Counted, block, count
 from nas.errors import SpecError
-from nas.grid import Grid, Plane, grid
+from nas.grid import Grid, grid
 from nas.latency_limit import LatencyLimit, latency_limit
 from nas.misses import nothing_fits
-from nas.polynomial import Mask, Polynomial, Sizes
+from nas.polynomial import Polynomial, Sizes
 from nas.space import SearchSpace
 
 MOST_LISTED = 1_000_000
@@ -54,10 +55,10 @@ class Enumeration:
     @cached_property
     def removed(self) -> dict[str, int]:
         """How many shapes each rule and limit removed, of those that the ones before it had left."""
-        within = self.counted.within
-        by_limits = {limit.text: within[i] - within[i + 1] for i, limit in enumerate(self.limits)}
-        listed = {} if self._listed is None else self._listed.removed
-        found = {**self.grid.removed, **by_limits, **listed}
+        within, found = self.counted.within, dict(self.grid.removed)
+        for i, limit in enumerate(self.limits):  # Two fields of a budget may say the same.
+            found[limit.text] = found.get(limit.text, 0) + within[i] - within[i + 1]
+        found |= {} if self._listed is None else self._listed.removed
         return {rule: shapes for rule, shapes in found.items() if shapes}
 
     def milliseconds(self, architecture: Architecture) -> float | None:
@@ -72,7 +73,9 @@ class Enumeration:
 
     def first(self, limit: int, offset: int = 0) -> list[Architecture]:
         """`limit` candidates in order, after the first `offset`."""
-        return list(islice(self, offset, offset + limit))
+        if not offset:
+            return list(islice(self, limit))
+        return [self._shape(axes) for axes in self._at(range(offset, min(offset + limit, len(self))))]
 
     def sample(self, size: int, seed: int) -> list[Architecture]:
         """`size` candidates in order, or all if they are fewer.
@@ -100,11 +103,24 @@ class Enumeration:
         return self._within_limits() if self._listed is None else iter(self._listed.axes)
 
     def _within_limits(self) -> Iterator[tuple[int, ...]]:
-        possible = self._possible_blocks()
-        for layer in range(len(self.grid.layers)):
-            for column, plane in enumerate(self.grid.planes):
-                if possible[layer, column]:
-                    yield from map(tuple, self._block(plane, layer).tolist())
+        """In order."""
+        for layer, column in self._blocks():
+            for shapes in block(self.grid.planes[column], layer, self.limits):
+                yield from map(tuple, shapes.tolist())
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        """Positions (layers, planes) of all blocks of the first layer count, and of those after it that hold a shape.
+
+        These are counted for a few layer counts at a time, each time for twice as many: so the first shapes come soon,
+        and not much later where hardly any block holds one.
+        """
+        yield from ((0, column) for column in range(len(self.grid.planes)))
+        start, step = 1, 2
+        while start < len(self.grid.layers):
+            counted = count(self.grid.of_layers(start, start + step), self.limits)
+            for layer, column in np.argwhere(counted.of_block).tolist():
+                yield start + layer, column
+            start, step = start + step, 2 * step
 
     @cached_property
     def _listed(self) -> "_Listed | None":
@@ -124,72 +140,24 @@ class Enumeration:
             removed[self.latency.text], axes = len(axes) - len(fast), fast
         if self.thin is not None:
             kept = _thinned(axes, self.thin)
-            removed[f"near-duplicates within {self.thin:.0%}"], axes = len(axes) - len(kept), kept
+            removed[f"near-duplicates within {100 * self.thin:g}%"], axes = len(axes) - len(kept), kept
         return _Listed(axes, removed)
 
     def _at(self, ranks: Sequence[int]) -> list[tuple[int, ...]]:
         """The shapes at ascending positions of the list."""
         if self._listed is not None:
             return [self._listed.axes[rank] for rank in ranks]
-        ends = np.cumsum(self.counted.of_block.ravel())
-        blocks = np.searchsorted(ends, ranks, side="right")
-        listed: dict[int, Sizes] = {}
+        in_block = self.counted.of_block.ravel()
+        starts = np.cumsum(in_block) - in_block
+        blocks = np.searchsorted(starts + in_block, ranks, side="right")
+        listed: dict[int, Block] = {}
         found = []
-        for rank, block in zip(ranks, blocks.tolist(), strict=True):
-            if block not in listed:
-                layer, column = divmod(block, len(self.grid.planes))
-                listed = {block: self._block(self.grid.planes[column], layer)}
-            found.append(tuple(listed[block][rank - int(ends[block])].tolist()))
+        for rank, position in zip(ranks, blocks.tolist(), strict=True):
+            if position not in listed:
+                layer, column = divmod(position, len(self.grid.planes))
+                listed = {position: block(self.grid.planes[column], layer, self.limits)}
+            found.append(listed[position].at(rank - int(starts[position])))
         return found
-
-    def _block(self, plane: Plane, layer: int) -> Sizes:
-        """The shapes (shapes, axes) of one layer count and hidden size that are within all limits, in order."""
-        ffn, pair, expert = (
-            axis.ravel()
-            for axis in np.meshgrid(
-                plane.intermediate, np.arange(len(plane.heads)), np.arange(len(plane.experts)), indexing="ij"
-            )
-        )
-        sizes = {
-            "num_hidden_layers": np.full_like(ffn, plane.layers[layer]),
-            "hidden_size": np.full_like(ffn, plane.hidden_size),
-            "intermediate_size": ffn,
-            "num_attention_heads": plane.heads[pair],
-            "num_key_value_heads": plane.key_values[pair],
-            "num_experts": plane.experts[expert],
-        }
-        within = np.ones(len(ffn), dtype=bool)
-        for limit in self.limits:
-            costs = limit.cost.over({**sizes, "num_sliding_layers": plane.sliding[layer : layer + 1]})
-            within &= (costs >= limit.low) & (costs <= limit.high)
-        return np.stack([sizes[axis] for axis in AXES], axis=1)[within]
-
-    def _possible_blocks(self) -> Mask:
-        """(layers, planes): whether a block may hold a shape within each limit, by its smallest and largest."""
-        planes = self.grid.planes
-        possible = np.ones((len(self.grid.layers), len(planes)), dtype=bool)
-        ends = [self._extremes(largest) for largest in (False, True)]
-        for limit in self.limits:
-            smallest, largest = (limit.cost.over(sizes) for sizes in ends)
-            possible &= (largest >= limit.low) & (smallest <= limit.high)
-        return possible
-
-    def _extremes(self, largest: bool) -> dict[str, Sizes]:
-        """The smallest or largest sizes of every block; a cost grows with each of them."""
-        planes = self.grid.planes
-
-        def ends(name: str) -> Sizes:
-            return np.array([getattr(p, name).max() if largest else getattr(p, name).min() for p in planes])[None, :]
-
-        return {
-            "num_hidden_layers": planes[0].layers[:, None],
-            "num_sliding_layers": planes[0].sliding[:, None],
-            "hidden_size": np.array([plane.hidden_size for plane in planes])[None, :],
-            "intermediate_size": ends("intermediate"),
-            "num_attention_heads": ends("heads"),
-            "num_key_value_heads": ends("key_values"),
-            "num_experts": ends("experts"),
-        }
 
 
 def enumerate_candidates(
@@ -224,9 +192,9 @@ def _thinned(axes: list[tuple[int, ...]], thin: float) -> list[tuple[int, ...]]:
 
 def _cells(sizes: Sizes, thin: float) -> Sizes:
     """For each size, the largest size that it counts as one with."""
-    leaders: dict[int, int] = {}
-    leader = 0
-    for size in np.unique(sizes)[::-1].tolist():
-        leader = size if not leader or size * (1 + thin) < leader else leader
-        leaders[size] = leader
-    return np.array([leaders[size] for size in sizes.tolist()])
+    distinct, positions = np.unique(sizes, return_inverse=True)
+    factor = 1 + Fraction(str(thin))
+    leaders: list[int] = []
+    for size in distinct[::-1].tolist():
+        leaders.append(leaders[-1] if leaders and size * factor >= leaders[-1] else size)
+    return np.array(leaders[::-1], dtype=np.int64)[positions]

@@ -1,7 +1,7 @@
 """SearchSpace x teacher -> all shapes that go together, one plane for each hidden size."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -37,6 +37,10 @@ class Plane:
     def num_shapes(self) -> int:
         return len(self.layers) * len(self.intermediate) * len(self.heads) * len(self.experts)
 
+    def of_layers(self, start: int, end: int) -> "Plane":
+        """What it holds of the layer counts at positions `start` to `end`."""
+        return replace(self, layers=self.layers[start:end], sliding=self.sliding[start:end])
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -46,6 +50,11 @@ class Grid:
     num_shapes: int
     removed: dict[str, int]
     layers: tuple[int, ...]
+
+    def of_layers(self, start: int, end: int) -> "Grid":
+        """With the layer counts at positions `start` to `end` only."""
+        planes = tuple(plane.of_layers(start, end) for plane in self.planes)
+        return replace(self, planes=planes, layers=self.layers[start:end])
 
 
 @dataclass
@@ -62,7 +71,8 @@ class _Tally:
     def keep(self, rule: str, part: str, mask: Any) -> None:
         """Keeps the sizes of a part that the mask has."""
         before = self.num_shapes
-        self.left[part] = self.left[part][..., mask]
+        if not mask.all():  # Otherwise planes share their arrays.
+            self.left[part] = self.left[part][..., mask]
         self.removed[rule] = self.removed.get(rule, 0) + before - self.num_shapes
 
 
@@ -71,25 +81,25 @@ def grid(space: SearchSpace, teacher: Architecture) -> Grid:
     any legal shape or with too many to count."""
     if space.num_experts is not None and not teacher.num_experts:
         raise SpecError("space.num_experts", "given", "is no axis of a teacher without experts", "no num_experts")
-    given = {axis: _sizes(space, axis, teacher) for axis in ("num_hidden_layers", "hidden_size", "num_experts")}
-    pairs = _pairs(space, teacher)
+    layers, pairs, experts = _layers(space, teacher), _pairs(space, teacher), _sizes(space, "num_experts", teacher)
+    intermediate = _intermediate(space, teacher)
     tally, planes, num_shapes = _Tally(), [], 0
-    for hidden_size in given["hidden_size"]:
+    for hidden_size in _sizes(space, "hidden_size", teacher):
         tally.left = {
             "hidden_size": np.array([hidden_size]),
-            "num_hidden_layers": np.array(given["num_hidden_layers"]),
-            "intermediate_size": np.array(_intermediate(space, teacher, hidden_size)),
+            "layers": layers,
+            "intermediate_size": intermediate(hidden_size),
             "pairs": pairs,
-            "num_experts": np.array(given["num_experts"]),
+            "num_experts": np.array(experts),
         }
         num_shapes += tally.num_shapes
         for rule, part, holds in _rules(space, teacher, hidden_size):
             tally.keep(rule, part, holds(tally.left[part]))
         if tally.num_shapes:
-            planes.append(_plane(tally.left, teacher))
+            planes.append(_plane(tally.left))
     _check(space, planes, tally.removed)
-    layers = tuple(planes[0].layers.tolist())
-    return Grid(tuple(planes), num_shapes, {rule: n for rule, n in tally.removed.items() if n}, layers)
+    removed = {rule: shapes for rule, shapes in tally.removed.items() if shapes}
+    return Grid(tuple(planes), num_shapes, removed, tuple(planes[0].layers.tolist()))
 
 
 def _rules(
@@ -98,10 +108,8 @@ def _rules(
     """Every rule in turn: what it says, which part of a shape it is about, and which sizes of that part it leaves."""
     for axis, multiple in space.multiple_of.items():
         rule = f"{axis} as a multiple of {multiple}"
-        if axis in ("num_attention_heads", "num_key_value_heads"):
-            yield rule, "pairs", partial(_is_multiple, multiple, row=0 if axis == "num_attention_heads" else 1)
-        else:
-            yield rule, axis, partial(_is_multiple, multiple)
+        part, row = _PART_OF.get(axis, (axis, ...))
+        yield rule, part, partial(_is_multiple, multiple, row)
     largest = teacher.intermediate_size
     yield f"intermediate_size up to the teacher's {largest}", "intermediate_size", lambda sizes: sizes <= largest
     least = teacher.num_experts_per_tok
@@ -120,17 +128,23 @@ def _rules(
         yield str(constraint), "pairs", holds
 
 
-def _is_multiple(multiple: int, sizes: Sizes, row: int | None = None) -> Any:
-    return (sizes if row is None else sizes[row]) % multiple == 0
+_PART_OF: dict[str, tuple[str, Any]] = {
+    "num_hidden_layers": ("layers", 0),
+    "num_attention_heads": ("pairs", 0),
+    "num_key_value_heads": ("pairs", 1),
+}
+"""The axes that are not parts of their own, and their rows."""
 
 
-def _plane(left: dict[str, Sizes], teacher: Architecture) -> Plane:
-    layers = left["num_hidden_layers"]
-    of_teacher = teacher.num_sliding_layers, teacher.num_hidden_layers
+def _is_multiple(multiple: int, row: Any, sizes: Sizes) -> Any:
+    return sizes[row] % multiple == 0
+
+
+def _plane(left: dict[str, Sizes]) -> Plane:
     return Plane(
         hidden_size=int(left["hidden_size"][0]),
-        layers=layers,
-        sliding=np.array([sliding_share(*of_teacher, remaining) for remaining in layers.tolist()]),
+        layers=left["layers"][0],
+        sliding=left["layers"][1],
         intermediate=left["intermediate_size"],
         heads=left["pairs"][0],
         key_values=left["pairs"][1],
@@ -147,6 +161,13 @@ def _check(space: SearchSpace, planes: list[Plane], removed: dict[str, int]) -> 
         shapes = sum(plane.num_shapes for plane in planes)
         accepted = f"larger steps: up to {MOST_ROWS:,} besides the sizes of the MLP"
         raise SpecError("space", f"{shapes:,} shapes", "are too many to count", accepted)
+
+
+def _layers(space: SearchSpace, teacher: Architecture) -> Sizes:
+    """Layers, and those of them that attend to a window (2, counts)."""
+    layers = _sizes(space, "num_hidden_layers", teacher)
+    of_teacher = teacher.num_sliding_layers, teacher.num_hidden_layers
+    return np.array([layers, [sliding_share(*of_teacher, remaining) for remaining in layers]])
 
 
 def _pairs(space: SearchSpace, teacher: Architecture) -> Sizes:
@@ -174,8 +195,15 @@ def _sizes(space: SearchSpace, axis: Axis, teacher: Architecture) -> list[int]:
     return sizes
 
 
-def _intermediate(space: SearchSpace, teacher: Architecture, hidden_size: int) -> list[int]:
-    given = space.intermediate_size
+def _intermediate(space: SearchSpace, teacher: Architecture) -> Callable[[int], Sizes]:
+    """The sizes of the MLP for a hidden size."""
+    given, multiple = space.intermediate_size, space.multiple_of.get("intermediate_size", 1)
     if given is None or given.times_hidden is None:
-        return _sizes(space, "intermediate_size", teacher)
-    return given.of_hidden(teacher.intermediate_size, hidden_size, space.multiple_of.get("intermediate_size", 1))
+        sizes = np.array(_sizes(space, "intermediate_size", teacher))
+        return lambda hidden_size: sizes
+
+    def of_hidden(hidden_size: int) -> Sizes:
+        sizes = given.of_hidden(teacher.intermediate_size, hidden_size, multiple)
+        return np.array([min(size, 2**62) for size in sizes])  # What does not fit 64 bits is removed as well.
+
+    return of_hidden

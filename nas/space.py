@@ -5,7 +5,7 @@ from fractions import Fraction
 from math import floor
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nas.border import Border, Count, Number
 
@@ -37,20 +37,14 @@ class Sizes(Border):
     @model_validator(mode="before")
     @classmethod
     def _from_a_list(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple | dict | Sizes):
+            raise ValueError("is neither a list nor an object")
         return {"values": given} if isinstance(given, list | tuple) else given
 
     @field_validator("values", "ratios")
     @classmethod
     def _all_different(cls, given: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return _distinct(given)
-
-    @field_validator("step")
-    @classmethod
-    def _fills_a_range(cls, step: int | None, info: ValidationInfo) -> int | None:
-        smallest, largest = info.data.get("min"), info.data.get("max")
-        if smallest is not None and largest is not None and smallest > largest:
-            raise ValueError(f"leads nowhere: min {smallest} is more than max {largest}")
-        return step
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -59,6 +53,8 @@ class Sizes(Border):
             raise ValueError(f"holds {' and '.join(given) or 'nothing'}")
         if given != ["min"] and (self.max is not None or self.step is not None):
             raise ValueError(f"holds {given[0]} and parts of a range")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"holds nothing: min {self.min} is more than max {self.max}")
         return self
 
     def of(self, teacher_size: int, multiple: int) -> list[int]:
@@ -127,8 +123,7 @@ class SearchSpace(Border):
         default=None,
         gt=0,
         le=1,
-        description="leaves out near-duplicates: along each axis, sizes within this share of a larger one count as "
-        "one, and of the shapes that then are the same only the first stays; above 0, at most 1",
+        description="the share by which sizes along an axis have to differ to count as two, above 0, at most 1",
     )
 
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -52,7 +52,11 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     validation = None if spec.data.validation is None else absolute(spec.data.validation)
     data = spec.data.model_copy(update={"train": absolute(spec.data.train), "validation": validation})
     teacher = absolute(spec.teacher) if pinned(spec.teacher) is None else spec.teacher
-    return spec.model_copy(update={"teacher": teacher, "data": data})
+    budget, latency = spec.budget, spec.budget.latency
+    if latency is not None:
+        latency = latency.model_copy(update={"table": absolute(latency.table)})
+        budget = budget.model_copy(update={"latency": latency})
+    return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data})
 
 
 def spec_error(errors: Sequence[ErrorDetails]) -> SpecError:
@@ -87,7 +91,9 @@ def check_absolute(spec: SearchSpec) -> None:
         on_hub = True
         errors.append(error)
     teacher = {} if on_hub else {"teacher": spec.teacher}
-    paths = {**teacher, "data.train": spec.data.train, "data.validation": spec.data.validation}
+    latency = spec.budget.latency
+    table = {} if latency is None else {"budget.latency.table": latency.table}
+    paths = {**teacher, **table, "data.train": spec.data.train, "data.validation": spec.data.validation}
     relative = [(field, path) for field, path in paths.items() if path is not None and not path.startswith("/")]
     errors += [SpecError(field, path, "is not an absolute path", _ABSOLUTE) for field, path in relative]
     if errors:
@@ -103,29 +109,49 @@ def _no_object(content: object) -> SpecError:
 def _sentence(details: ErrorDetails) -> SpecError:
     if not details["loc"]:
         return _no_object(details["input"])
-    location = [part for part in details["loc"] if isinstance(part, str)]
-    field, value = ".".join(map(str, details["loc"])), details["input"]
+    # Where a list stands for its `values`, they are not spelled out; `[key]` is pydantic's for a key of a mapping.
+    location = [part for part in details["loc"] if part not in ("values", "[key]")]
+    names = [part for part in location if isinstance(part, str)]
+    field, value = ".".join(map(str, location)), details["input"]
     if details["type"] in ("extra_forbidden", "invalid_key"):
-        parents = [str(part) for part in details["loc"][:-1]]
-        return SpecError(field, value, "is not a field of a spec", _fields_at(parents))
+        return SpecError(field, value, "is not a field of a spec", _fields_at(names[:-1]))
     if details["type"] in ("model_type", "model_attributes_type"):
-        return SpecError(field, value, "is not an object", _fields_at(location))
+        return SpecError(field, value, "is not an object", _object_at(names))
     if details["type"] == "missing":
-        return SpecError(field, "nothing", "is given, but it is required", _description(location))
-    return SpecError(field, value, problem(details), _description(location))
+        return SpecError(field, "nothing", "is given, but it is required", _description(names))
+    return SpecError(field, value, problem(details), _description(names))
 
 
-def _fields_at(location: list[str]) -> str:
-    return "an object with the fields " + ", ".join(_model_at(location).model_fields)
+def _object_at(names: list[str]) -> str:
+    """What a field takes that was given something else: in its own words where an object is not all that it takes."""
+    field = _model_at(names[:-1]).model_fields[names[-1]]
+    return _fields_at(names) if isinstance(field.annotation, type) else field.description or _fields_at(names)
 
 
-def _model_at(location: list[str]) -> type[BaseModel]:
+def _fields_at(names: list[str]) -> str:
+    return "an object with the fields " + ", ".join(_model_at(names).model_fields)
+
+
+def _model_at(names: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = SearchSpec
-    for part in location:
-        annotation: Any = model.model_fields[part].annotation
-        model = annotation
+    for name in names:
+        model = _model_of(model.model_fields[name].annotation) or model
     return model
 
 
-def _description(location: list[str]) -> str:
-    return _model_at(location[:-1]).model_fields[location[-1]].description or "another value"
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or may hold."""
+    options = get_args(annotation) if not isinstance(annotation, type) else (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+
+
+def _description(names: list[str]) -> str:
+    """Of the innermost field on the way that has one: keys of a mapping have none of their own."""
+    described = "another value"
+    model: type[BaseModel] | None = SearchSpec
+    for name in names:
+        if model is None or name not in model.model_fields:
+            break
+        field = model.model_fields[name]
+        described, model = field.description or described, _model_of(field.annotation)
+    return described

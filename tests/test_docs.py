@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -16,6 +16,7 @@ from api.app import create_app
 from api.cli import _parser
 from api.settings import Settings
 from nas import errors
+from nas.space import IntermediateSizes, Sizes
 from nas.spec import SearchSpec
 from nas.spec_file import parse_spec
 from nas.views import ErrorView, EventKind, EventView, ProgressView
@@ -32,10 +33,17 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("README.md")])
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Dotted name and definition of every field that holds a value, not further fields."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from fields_of(field.annotation, f"{prefix}{name}.")
-        else:
+        held = model_of(field.annotation)
+        if held is None or issubclass(held, Sizes):
             yield f"{prefix}{name}", field
+        else:
+            yield from fields_of(held, f"{prefix}{name}.")
+
+
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or may hold."""
+    options = (annotation,) if isinstance(annotation, type) else get_args(annotation)
+    return next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
 FIELDS = dict(fields_of(SearchSpec))
@@ -59,7 +67,7 @@ def shows(cell: str, field: FieldInfo) -> bool:
     """Whether a cell of the default column says what the field's default is."""
     if field.is_required():
         return cell == "required"
-    if field.default is None:
+    if field.default is None or field.default_factory is dict:
         return cell == "none"
     value = cell.strip("`")
     return value == field.default if isinstance(field.default, str) else float(value) == field.default
@@ -91,6 +99,11 @@ def test_a_field_of_the_spec_is_documented_with_its_default_and_what_it_accepts(
 def test_no_other_field_is_documented() -> None:
     names = {name for name in documented_fields() if not name.startswith("TOPIARY_")}
     assert names == set(FIELDS)
+
+
+def test_every_way_to_give_sizes_is_documented() -> None:
+    section = SPEC_PAGE.split("## space")[1].split("## data")[0]
+    assert all(re.search(rf"\b{name}\b", section) for name in IntermediateSizes.model_fields)
 
 
 def test_the_example_is_a_spec() -> None:

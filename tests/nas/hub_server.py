@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_PATH = re.compile(r"(?:/api/models)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)")
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,16 @@ class Hub:
         """Status, headers and body, as the Hub would have them."""
         if self.failing is not None:
             return self.failing, {}, b""
-        api = path.startswith("/api/models/")
-        parts = path.removeprefix("/api/models").strip("/").split("/")
-        name, what, commit, rest = "/".join(parts[:2]), *parts[2:4], "/".join(parts[4:])
+        asked = _PATH.fullmatch(path)
+        if asked is None:
+            return 404, {}, b""
+        name, what, commit, rest = asked.groups()
         if name not in self.repositories or (self.token is not None and authorization != f"Bearer {self.token}"):
             status = 404 if authorization else 401  # Nobody without a token learns what is there.
             return status, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b""
         if commit != COMMIT:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        if api:
+        if what != "resolve":
             return 200, {"Content-Type": "application/json"}, json.dumps(self._listed(name, what)).encode()
         if name in self.gated:
             return 403, {"X-Error-Code": "GatedRepo"}, b""
@@ -68,7 +71,9 @@ class Hub:
         files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
         if what == "revision":
             return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
-        return [{"type": "file", "path": path, "size": file.stat().st_size, "oid": path} for path, file in files.items()]
+        return [
+            {"type": "file", "path": path, "size": file.stat().st_size, "oid": path} for path, file in files.items()
+        ]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a family table says, on Llama's: counts, configs, refusals, selections, taps. All of them: tests/nas/families."""
+"""What a family table says, shown on Llama's: counts, configs, refusals, selections, taps."""
 
 import re
 from typing import Any

@@ -26,9 +26,13 @@ FULL: dict[str, Any] = {
 }
 MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
 TOP_LEVEL = (
-    "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, resources, seed, max_failures"
+    "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, resources, serving, hardware, "
+    "seed, max_failures"
 )
-SIZES = "a list of different whole numbers from 1 to the teacher's size"
+SIZES = (
+    "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "
+    "or ratios of the teacher's size"
+)
 TOKENS = "a number of tokens, at least 1, completed to whole steps"
 
 
@@ -94,7 +98,8 @@ def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
     path.write_text(NUMBERS)
     spec = read_spec(path)
     assert (spec.budget.parameters, spec.budget.tolerance) == (3_700_000_000, 0.05)
-    assert spec.space.intermediate_size == (1000, 9216, 14336)
+    assert spec.space.intermediate_size is not None
+    assert spec.space.intermediate_size.values == (1000, 9216, 14336)
     assert (spec.data.sequence_length, spec.trial.tokens, spec.promotion.tokens) == (4096, 51_200, 94_000_000_000)
     assert (spec.trial.peak_learning_rate, spec.trial.min_learning_rate) == (0.002, 0.00000045)
     assert spec.seed == 2**53 + 1
@@ -106,7 +111,7 @@ def test_what_is_left_out_has_the_papers_values() -> None:
     assert spec.trial.tokens == 400 * 1152 * 4096
     assert spec.promotion.tokens == 94_000_000_000
     assert (spec.budget.tolerance, spec.budget.counting) == (0.05, "total")
-    assert set(spec.space.model_dump().values()) == {None}
+    assert spec.space.model_dump(exclude_none=True) == {"multiple_of": {}}
 
 
 def test_relative_paths_count_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +140,8 @@ UNKNOWN = [
         "budget.params",
         5,
         "budget.params: 5 is not a field of a spec; "
-        "accepted: an object with the fields parameters, tolerance, counting.",
+        "accepted: an object with the fields parameters, tolerance, counting, total_parameters, "
+        "non_embedding_parameters, active_parameters, memory, flops, latency.",
     ),
     (
         "resources.disks",
@@ -159,9 +165,11 @@ def test_a_key_that_is_not_text_is_an_unknown_field(key: object, shown: str) -> 
 
 MISSING = [
     ("name", "1 to 63 lower-case letters, digits, dots, dashes, underscores"),
-    ("teacher", "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"),
-    ("budget", "parameters, tolerance, counting"),
-    ("budget.parameters", "a number of parameters, above 0"),
+    (
+        "teacher",
+        "a Hugging Face folder with config.json, safetensors weights and tokenizer.json, or hf://ORG/NAME@COMMIT",
+    ),
+    ("budget", "how large and costly a candidate may be: parameters, ranges, memory, flops, latency"),
     ("data", "train, and optionally validation and how to read them"),
     ("data.train", "a .jsonl or .txt file, or a folder of them"),
 ]
@@ -172,6 +180,28 @@ def test_a_missing_field_is_answered_with_what_it_should_hold(path: str, accepte
     assert str(refusal(without(path))) == f"{path}: nothing is given, but it is required; accepted: {accepted}."
 
 
+NESTED = [
+    ({"space": {"hidden_size": {"ratios": [0.5, 1.5]}}}, "space.hidden_size.ratios.1: 1.5 should be less than"),
+    ({"space": {"hidden_size": {"times_hidden": [2]}}}, "space.hidden_size.times_hidden: [2] is not a field of a spec"),
+    ({"space": {"multiple_of": {"width": 8}}}, "space.multiple_of.width: width should be 'num_hidden_layers'"),
+    ({"budget": {"memory": {}}}, "budget.memory.max_bytes: nothing is given, but it is required; accepted: a number"),
+    ({"budget": {"flops": {"max_per_token": 1, "phase": "both"}}}, "budget.flops.phase: both should be 'prefill' or"),
+    ({"budget": {"memory": {"max_bytes": 1, "batch": 2}}}, "budget.memory.batch: 2 is not a field of a spec; accepted"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), NESTED)
+def test_a_mistake_further_in_is_named_by_its_whole_path(changes: dict[str, Any], sentence: str) -> None:
+    assert str(refusal({**deepcopy(MINIMAL), **changes})).startswith(sentence)
+
+
+def test_a_table_of_latencies_counts_from_the_file_too() -> None:
+    budget = {"latency": {"max_milliseconds": 5, "table": "times.json"}}
+    latency = parse({**deepcopy(MINIMAL), "budget": budget}).budget.latency
+    assert latency is not None
+    assert latency.table == "/specs/times.json"
+
+
 WRONG_TYPE = [
     ("teacher", 5, "5 should be a valid string; accepted: a Hugging Face folder"),
     ("seed", "x", "x should be a valid integer, unable to parse string as an integer; accepted: a whole number"),
@@ -179,19 +209,23 @@ WRONG_TYPE = [
     ("seed", True, "True is not a number; accepted: a whole number from 0"),
     ("trial.peak_learning_rate", True, "True is not a number; accepted: a rate above 0"),
     ("trial.peak_learning_rate", "fast", "fast should be a valid number"),
-    ("budget", [1], "[1] is not an object; accepted: an object with the fields parameters, tolerance, counting."),
+    ("budget", [1], "[1] is not an object; accepted: an object with the fields parameters, tolerance, counting, "),
     ("space", None, "None is not an object; accepted: an object with the fields num_hidden_layers, hidden_size"),
-    ("space.hidden_size", 5, f"5 should be a valid tuple; accepted: {SIZES}."),
+    ("space.hidden_size", 5, f"5 is neither a list nor an object; accepted: {SIZES}."),
     ("space.hidden_size.0", ["wide", 8], "wide should be a valid integer, unable to parse string as an integer"),
     ("space.hidden_size.1", [8, 7.5], "7.5 should be a valid integer, got a number with a fractional part"),
     ("space.hidden_size.2", [8, 4, False], f"False is not a number; accepted: {SIZES}."),
 ]
 OUT_OF_RANGE = [
-    ("budget.parameters", 0, "0 should be greater than 0; accepted: a number of parameters, above 0."),
-    ("budget.parameters", float("inf"), "inf should be a finite number; accepted: a number of parameters, above 0."),
+    ("budget.parameters", 0, "0 should be greater than 0; accepted: a number of parameters to aim at, above 0."),
+    (
+        "budget.parameters",
+        float("inf"),
+        "inf should be a finite number; accepted: a number of parameters to aim at, above 0.",
+    ),
     ("budget.tolerance", 1, "1 should be less than 1; accepted: a share of parameters, 0 or more, below 1."),
     ("budget.tolerance", float("nan"), "nan should be"),
-    ("budget.counting", "all", "all should be 'total' or 'non_embedding'; accepted: total, or non_embedding"),
+    ("budget.counting", "all", "all should be 'total', 'non_embedding' or 'active'; accepted: total, non_embedding"),
     ("space.num_hidden_layers.1", [2, 0], f"0 should be greater than 0; accepted: {SIZES}."),
     ("space.num_hidden_layers.0", [-2], f"-2 should be greater than 0; accepted: {SIZES}."),
     ("data.sequence_length", 1, "1 should be greater than 1; accepted: tokens in a sequence, at least 2."),
@@ -206,6 +240,16 @@ OUT_OF_RANGE = [
 ]
 LISTS = [
     ("space.hidden_size", [], f"[] holds no value; accepted: {SIZES}."),
+    ("space.hidden_size", {}, f"{{}} holds nothing; accepted: {SIZES}."),
+    ("space.hidden_size", {"min": 5, "max": 3}, "{'min': 5, 'max': 3} holds nothing: min 5 is more than max 3"),
+    ("space.hidden_size", {"min": 5, "ratios": [0.5]}, "{'min': 5, 'ratios': [0.5]} holds min and ratios"),
+    ("space.hidden_size", {"values": [5], "step": 2}, "{'values': [5], 'step': 2} holds values and parts of a range"),
+    ("space.multiple_of.hidden_size", 0, "0 should be greater than 0; accepted: for an axis, the number that its"),
+    ("budget", {"tolerance": 0.1}, "{'tolerance': 0.1} limits nothing; accepted: how large and costly"),
+    ("budget.memory", 5, "5 is not an object; accepted: bytes of weights and KV cache: max_bytes, batch_size"),
+    ("budget.active_parameters", {}, "{} holds neither min nor max; accepted: an object with min, max or both."),
+    ("budget.total_parameters", {"min": 2, "max": 1}, "{'min': 2, 'max': 1} holds nothing: min 2 is more than max 1"),
+    ("serving.dtype", "int4", "int4 should be 'float32', 'bfloat16', 'float16', 'float8' or 'int8'; accepted: float32"),
     ("space.hidden_size", [8, 4, 8], f"[8, 4, 8] holds a value twice; accepted: {SIZES}."),
 ]
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from nas.architecture import Architecture
 from nas.compression.importance import Scores
@@ -35,6 +36,7 @@ _GPT2 = {
     "eos_token_id": 0,
     "pad_token_id": None,
 }
+_GPT_NEOX = {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"}
 _EXPERTS = {"num_experts_per_tok": 2}
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -116,7 +118,7 @@ class Variant:
 def _variants() -> list[Variant]:
     found = []
     for model_type, variants in VARIANTS.items():
-        sizes = _GPT2 if model_type == "gpt2" else _SIZES
+        sizes = {"gpt2": _GPT2, "gpt_neox": _GPT_NEOX}.get(model_type, _SIZES)
         for number, changes in enumerate(variants):
             config = {"model_type": model_type, **sizes, **changes}
             found.append(Variant(FAMILIES[model_type], config, number))
@@ -135,6 +137,12 @@ def on_meta(config: dict[str, Any]) -> Any:
     """What transformers builds from a config, without storage."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(parsed(config), attn_implementation="eager").eval()
+
+
+def tensors_on_disk(model: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that `save_pretrained` writes."""
+    reverted = revert_weight_conversion(model, dict(model.named_parameters()))
+    return {name: tuple(tensor.shape) for name, tensor in reverted.items()}
 
 
 def built(config: dict[str, Any], seed: int = 0) -> Any:
