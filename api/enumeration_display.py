@@ -1,7 +1,8 @@
 """What `topiary enumerate` prints: how many shapes fit, what removed the others, and what each candidate costs."""
 
+from collections.abc import Callable
+
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from api import words
@@ -12,82 +13,84 @@ from nas.views import CandidateView, EnumerationView
 
 def enumeration(found: EnumerationView, spec: SearchSpec) -> RenderableType:
     """The counts, the candidates of the page with their costs, the teacher last, and what the costs are stated for."""
-    table = plain_table(_headers(found))
+    columns = _columns(found, spec)
+    table = plain_table(list(columns))
     for row in found.candidates:
-        table.add_row(*_cells(row, found))
-    _add_teacher(table, found)
+        table.add_row(*(cell(row) for cell in columns.values()))
+    table.add_row(*(cell(_teacher(found)) for cell in columns.values()), style="dim")
     shown = len(found.candidates)
     more = "" if shown == found.num_candidates else f"; {shown:,} of them shown (--limit, --offset)"
     return Group(
         Text(f"{_how_many(found)}{more}"),
         *(Text(f"  {each.shapes:>15,} removed: {each.rule}", style="dim") for each in found.removed),
         table,
-        Text(_stated(found, spec), style="dim"),
+        Text("\n".join(_stated(found, spec)), style="dim"),
     )
 
 
 def _how_many(found: EnumerationView) -> str:
-    fitting = f"{found.num_fitting:,} of {found.num_shapes:,} shapes fit"
+    fitting = f"{found.num_fitting:,} of {found.num_shapes:,} shapes"
     if found.num_candidates < found.num_fitting:
-        return f"{found.num_candidates:,} candidates, drawn from the {fitting.replace('fit', 'that fit')}"
-    return fitting
+        return f"{found.num_candidates:,} candidates, drawn from the {fitting} that fit"
+    return f"{fitting} fit"
 
 
-def _headers(found: EnumerationView) -> list[str]:
-    active = ["active"] if found.teacher.num_experts else []
-    measured = ["ms"] if found.teacher_milliseconds is not None else []
-    return [
-        "shape", "parameters", "non-emb.", *active, "share", "weights", "KV cache", "prefill", "decode", *measured,
-        "trial h", "devices",
-    ]  # fmt: skip
+Columns = dict[str, Callable[[CandidateView], str]]
 
 
-def _cells(row: CandidateView, found: EnumerationView) -> list[str]:
-    cost = row.cost
-    active = [words.parameters(cost.active_parameters)] if found.teacher.num_experts else []
-    measured = [_milliseconds(row.milliseconds)] if found.teacher_milliseconds is not None else []
-    return [
-        row.architecture.label,
-        f"{cost.parameters:,}",
-        words.parameters(cost.non_embedding_parameters),
-        *active,
-        f"{100 * row.share_of_teacher:.1f} %",
-        words.size(cost.weight_bytes, "B"),
-        words.size(cost.kv_cache_bytes, "B"),
-        words.size(cost.prefill_flops_per_token, "F"),
-        words.size(cost.decode_flops_per_token, "F"),
-        *measured,
-        f"{row.trial.device_hours:,.3g}",
-        "none" if row.trial.devices is None else str(row.trial.devices),
-    ]
+def _columns(found: EnumerationView, spec: SearchSpec) -> Columns:
+    """What is said of each candidate; counts that matter to this spec only, where they do."""
+    non_embedding = spec.budget.counting == "non_embedding" or spec.budget.non_embedding_parameters is not None
+    columns: Columns = {
+        "shape": lambda row: row.architecture.label,
+        "parameters": lambda row: f"{row.cost.parameters:,}",
+    }
+    if non_embedding:
+        columns["non-emb."] = lambda row: words.parameters(row.cost.non_embedding_parameters)
+    if found.teacher.num_experts:
+        columns["active"] = lambda row: words.parameters(row.cost.active_parameters)
+    columns |= {
+        "share": lambda row: f"{100 * row.share_of_teacher:.1f} %",
+        "weights": lambda row: words.size(row.cost.weight_bytes, "B"),
+        "cache": lambda row: words.size(row.cost.kv_cache_bytes, "B"),
+        "prefill": lambda row: words.size(row.cost.prefill_flops_per_token, "F"),
+        "decode": lambda row: words.size(row.cost.decode_flops_per_token, "F"),
+    }
+    if found.teacher_milliseconds is not None:
+        columns["ms"] = lambda row: "" if row.milliseconds is None else f"{row.milliseconds:,.3g}"
+    columns["trial h"] = lambda row: "" if row.trial is None else _hours(row.trial.device_hours)
+    if spec.hardware.price_per_hour is not None:
+        columns["price"] = lambda row: "" if row.trial is None or row.trial.price is None else f"{row.trial.price:,.2f}"
+    columns["devices"] = lambda row: "" if row.trial is None else str(row.trial.devices or "none")
+    return columns
 
 
-def _add_teacher(table: Table, found: EnumerationView) -> None:
-    trial = found.candidates[0].trial if found.candidates else None
-    if trial is None:
-        return
-    teacher = CandidateView(
+def _teacher(found: EnumerationView) -> CandidateView:
+    """The teacher as a row: nothing is retrained to get it."""
+    return CandidateView(
         architecture=found.teacher,
         cost=found.teacher_cost,
-        trial=trial,
+        trial=None,
         share_of_teacher=1.0,
         milliseconds=found.teacher_milliseconds,
     )
-    table.add_row(*_cells(teacher, found)[:-2], "", "", style="dim")
 
 
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}"
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
 
 
-def _stated(found: EnumerationView, spec: SearchSpec) -> str:
+def _stated(found: EnumerationView, spec: SearchSpec) -> list[str]:
     cost, hardware = found.teacher_cost, spec.hardware
     tokens = words.tokens(spec.trial.actual_tokens(spec.data.sequence_length))
-    checked = "" if found.weights_checked else "\nfrom the teacher's config alone: its weights were not looked at"
-    return (
-        f"shape: {SHAPE}; last row: the teacher. Exact: counts; weights and cache in {cost.dtype}, cache of "
-        f"{cost.batch_size} x {cost.context:,} tokens; FLOPs of a forward pass per token.\n"
-        f"Estimates: trial h, device-hours for {tokens} tokens with the teacher's pass at "
-        f"{words.size(hardware.flops_per_second, 'FLOP/s')}; devices, the fewest of "
-        f"{words.size(hardware.memory_bytes, 'B')} that hold it{checked}"
-    )
+    throughput, memory = words.size(hardware.flops_per_second, "FLOP/s"), words.size(hardware.memory_bytes, "B")
+    served = f"cache of {cost.batch_size} x {cost.context:,} tokens"
+    lines = [
+        f"shape: {SHAPE}; last row: the teacher",
+        f"exact: counts; bytes in {cost.dtype}, {served}; FLOPs of a forward pass per token",
+        f"estimates: hours of one device for a trial of {tokens} tokens, teacher included, at {throughput};",
+        f"the fewest devices of {memory} that hold the trial",
+    ]
+    if not found.weights_checked:
+        lines.append("from the teacher's config alone: there are no weights to look at")
+    return lines

@@ -201,9 +201,10 @@ def _intermediate(space: SearchSpace, teacher: Architecture) -> Callable[[int], 
     if given is None or given.times_hidden is None:
         sizes = np.array(_sizes(space, "intermediate_size", teacher))
         return lambda hidden_size: sizes
+    most = max(1, 2**62 // multiple) * multiple  # For sizes that 64 bits do not hold; all as large are removed.
 
     def of_hidden(hidden_size: int) -> Sizes:
         sizes = given.of_hidden(teacher.intermediate_size, hidden_size, multiple)
-        return np.array([min(size, 2**62) for size in sizes])  # What does not fit 64 bits is removed as well.
+        return np.array([min(size, most) for size in sizes])
 
     return of_hidden

@@ -38,12 +38,12 @@ OTHER_FILES = (
 """What goes into an exported model besides."""
 
 _PREFIX = "hf://"
-_REPOSITORY = re.compile(r"(?!.*(?:--|\.\.|\.git$))(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)", re.ASCII)
+_REPOSITORY = re.compile(r"(?=.{1,96}$)(?!.*(?:--|\.\.|\.git$))(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}", re.IGNORECASE)
 _IN_REACH = "a repository in reach, or one that the cache has already"
 _READABLE = "a public repository, or one that HF_TOKEN, set where the teacher is read, gives access to"
-_SECONDS = 10.0
-_AT_ONCE = 8
+_ANSWER_SECONDS = 10.0
+_HEADERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _inspect_remote(source: Pinned) -> ModelFolder:
     """Kept in memory, since each page of a long list of candidates asks anew."""
     folder, names = _fetch_config(source)
     files = weight_files(folder, names)
-    with _explained(source), ThreadPoolExecutor(_AT_ONCE) as threads:
+    with _explained(source), ThreadPoolExecutor(_HEADERS_AT_ONCE) as threads:
         headers = dict(zip(files, threads.map(lambda name: _header(source, name), files), strict=True))
     return inspect_config_folder(folder, headers)
 
@@ -152,7 +152,9 @@ def _header(source: Pinned, name: str) -> Header:
     """Of a safetensors file on the Hub; its tensors are not fetched."""
     from huggingface_hub import HfApi
 
-    found = HfApi().parse_safetensors_file_metadata(source.repository, name, revision=source.commit, timeout=_SECONDS)
+    found = HfApi().parse_safetensors_file_metadata(
+        source.repository, name, revision=source.commit, timeout=_ANSWER_SECONDS
+    )
     return {tensor: (info.dtype, tuple(info.shape)) for tensor, info in found.tensors.items()}
 
 
@@ -202,7 +204,7 @@ def _listed(source: Pinned) -> list[str]:
     from huggingface_hub import HfApi
 
     with _explained(source):
-        found = HfApi().model_info(source.repository, revision=source.commit, timeout=_SECONDS)
+        found = HfApi().model_info(source.repository, revision=source.commit, timeout=_ANSWER_SECONDS)
     return [sibling.rfilename for sibling in found.siblings or [] if "/" not in sibling.rfilename]
 
 

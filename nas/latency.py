@@ -21,7 +21,8 @@ Phase = Literal["prefill", "decode"]
 """A forward pass over whole sequences with nothing in the cache, or over one token that follows them."""
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
-FORMAT = 1
+TimedDtype = Literal["float32", "bfloat16", "float16"]
+"""What weights and products may be in; for others, a model would have to be quantised first."""
 
 _FIELD = "budget.latency.table"
 _ACCEPTED = "a file that topiary latency wrote"
@@ -102,7 +103,7 @@ class MeasuredOn(Border):
     """What the times are of; `threads` are torch's on the CPU."""
 
     device: str
-    dtype: str
+    dtype: TimedDtype
     threads: int
     torch: str
     transformers: str
@@ -115,7 +116,7 @@ class LatencyTable(Border):
     They hold for every model that differs from `teacher` only along AXES. A phase that was not measured is None.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     teacher: Architecture
     measured_on: MeasuredOn
     batch_size: int = Field(gt=0)

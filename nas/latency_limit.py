@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture
 from nas.budget import LatencyBudget
 from nas.errors import BudgetError
-
-if TYPE_CHECKING:
-    from nas.latency import LatencyTable
+from nas.latency import LatencyTable, read_table
 
 
 @dataclass(frozen=True)
@@ -17,7 +14,7 @@ class LatencyLimit:
     """At most `budget.max_milliseconds` for a forward pass, by `table`."""
 
     budget: LatencyBudget
-    table: "LatencyTable"
+    table: LatencyTable
 
     @property
     def text(self) -> str:
@@ -40,6 +37,4 @@ class LatencyLimit:
 
 def latency_limit(budget: LatencyBudget, teacher: Architecture) -> LatencyLimit:
     """Raises SpecError for a table that cannot be read, or is of another family."""
-    from nas.latency import read_table
-
     return LatencyLimit(budget, read_table(Path(budget.table), teacher.family))

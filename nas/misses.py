@@ -35,11 +35,12 @@ def nothing_fits(
     labels = [teacher.resized(**dict(zip(AXES, miss.axes, strict=True))).label for miss in misses]
     shown = " and ".join(f"{label} with {cost}" for label, cost in zip(labels, costs, strict=True))
     others = " that the limits before it leave" if before else ""
-    problem = f"leaves none of {within[position]:,} shapes{others} ({limit.text}; nearest: {shown})"
     nearest = min(zip(misses, costs, strict=True), key=lambda pair: _distance(pair[0].cost, limit, budget))[1]
     if limit.field == "budget.parameters":
+        problem = f"leaves none of {within[position]:,} shapes{others} ({limit.text}; nearest: {shown})"
         accepted = f"a target such as {nearest}, a wider budget.tolerance, or a wider space"
         return BudgetError(limit.field, f"{budget.parameters:,.0f}", problem, accepted)
+    problem = f"leaves none of {within[position]:,} shapes{others} (nearest: {shown})"
     return BudgetError(limit.field, limit.text, problem, f"a limit that leaves {nearest} in, or a wider space")
 
 

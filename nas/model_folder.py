@@ -177,7 +177,7 @@ def _table_names(family: Family, architecture: Architecture, stored: Iterable[st
 
     Old checkpoints may leave the family's prefix out, call a tensor otherwise, or carry some that nothing reads.
     """
-    expected = {name for name, _ in family.tensors(architecture)}
+    expected = {name for name, _ in family.tensors(architecture)} | {p.name for p in family.parameters if p.embedding}
     names = {}
     for name in stored:
         candidates = (name, family.renamed.get(name, name), family.prefix + name)
@@ -215,7 +215,7 @@ def _check_tensors(path: Path, family: Family, architecture: Architecture, tenso
         if tensors[name].shape != shape:
             problem = f"has {name} as {tensors[name].shape} where its config says {shape}"
             raise TeacherError("teacher", str(path), problem, accepted)
-    # A checkpoint with a tied head may store the head all the same; transformers ignores it, and so do we.
+    # A checkpoint with a tied head may store the head all the same; whoever loads it finds it to be the embedding.
     tolerated = {parameter.name for parameter in family.parameters if parameter.embedding}
     if unknown := sorted(set(tensors) - set(expected) - tolerated):
         raise TeacherError("teacher", str(path), f"has an unexpected tensor {unknown[0]}", accepted)
@@ -228,7 +228,7 @@ def _check_tensors(path: Path, family: Family, architecture: Architecture, tenso
 
 def _named_dtype(path: Path, config: dict[str, Any]) -> str:
     """What a config says that its weights are stored in; older ones call it torch_dtype."""
-    dtype = config.get("dtype", config.get("torch_dtype")) or "bfloat16"
+    dtype = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
     if dtype not in _DTYPES.values():
         raise TeacherError("teacher", str(path / "config.json"), f"has dtype {dtype}", ", ".join(_DTYPES.values()))
     return str(dtype)

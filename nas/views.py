@@ -29,12 +29,13 @@ class CurvePoint(Border):
 class CandidateView(Border):
     """A candidate before anything is spent on it: what it costs to store and to serve, and what its trial takes.
 
-    `milliseconds` of a forward pass are there where the spec's budget names a table of measured latency.
+    `milliseconds` of a forward pass are there where the spec's budget names a table of measured latency. `trial` is
+    always there, but for a teacher shown in a row of its own.
     """
 
     architecture: Architecture
     cost: Cost
-    trial: TrainingCost
+    trial: TrainingCost | None
     share_of_teacher: float
     milliseconds: float | None = None
 

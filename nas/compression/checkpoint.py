@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
+from nas.architecture import Architecture
 from nas.durable import beside, flush, write_text
-from nas.errors import CheckpointError, FolderError
+from nas.errors import CheckpointError, FolderError, TeacherError
+from nas.families import family_named
 from nas.model_folder import ModelFolder
 
 COPIED_FILES = (
@@ -41,18 +43,27 @@ def weights_digest(folder: ModelFolder) -> str:
 
 
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
-    """The folder's model with float32 weights, in evaluation mode; no code of the folder is run."""
+    """The folder's model with float32 weights, in evaluation mode; no code of the folder is run.
+
+    Raises TeacherError if a head is stored that differs from the embedding it should be: transformers would use it.
+    """
     parsed = parse_config(folder.config)
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder.path,
         config=parsed,
         dtype=torch.float32,
         attn_implementation=_attention(parsed),
+        experts_implementation=_experts(folder.architecture),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
     )
-    return model.to(device).eval()
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if folder.architecture.tie_word_embeddings and not is_tied:
+        problem = "stores a head of its own where its config ties it to the embedding"
+        raise TeacherError("teacher", str(folder.path), problem, "tie_word_embeddings false, or no such head")
+    loaded: torch.nn.Module = model.to(device).eval()
+    return loaded
 
 
 def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> torch.nn.Module:
@@ -69,6 +80,7 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
         state_dict={name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()},
         dtype=torch.float32,
         attn_implementation=_attention(parsed),
+        experts_implementation=_experts(family_named(config["model_type"]).architecture(config)),
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
@@ -86,6 +98,12 @@ def _attention(config: PretrainedConfig) -> str:
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     return "eager" if capped or not model_class._supports_sdpa else "sdpa"
+
+
+def _experts(architecture: Architecture) -> str:
+    """All experts at once, for which torch needs float32 rows of whole 16 bytes, or one after another."""
+    rows = (architecture.hidden_size, architecture.intermediate_size)
+    return "grouped_mm" if architecture.num_experts and all(size % 4 == 0 for size in rows) else "eager"
 
 
 def parse_config(config: dict[str, Any]) -> PretrainedConfig:

@@ -66,12 +66,12 @@ BAD: dict[str, tuple[Change, str]] = {
     "impossible budget": (at("budget.parameters", -5), "budget.parameters: -5 should be greater than 0; accepted: a"),
     "nothing fits": (
         at("budget.parameters", 1e6),
-        "budget.parameters: 1,000,000 leaves none of 8 shapes (total count from 860,000 to 1,140,000; "
+        "budget.parameters: 1,000,000 leaves none of 8 shapes (total parameters from 860,000 to 1,140,000; "
         "nearest: 3 x 48 x 64 x 4/2 with 64,080); accepted: a target such as 64,080, a wider budget.tolerance,",
     ),
     "more heads than there are": (
         at("space.num_attention_heads", [8]),
-        "space.num_attention_heads: 8 is more than the teacher's 4; accepted: multiples of the teacher's 2 key-value",
+        "space.num_attention_heads: 8 is more than the teacher's 4; accepted: sizes up to 4.",
     ),
     "missing teacher": (at("teacher", "/nowhere"), "teacher: /nowhere does not exist; accepted: a Hugging Face folder"),
     "pickle weights": (
@@ -170,6 +170,7 @@ def test_candidates_are_listed_for_a_person(
     (tmp_path / "spec.json").write_text(tiny_spec(teacher_folder, text_file).model_dump_json())
     assert main(["enumerate", str(tmp_path / "spec.json")]) == 0
     out = capsys.readouterr().out
-    assert "4 candidates; 4 other shapes are outside the budget, 0 not legal for llama" in out
+    assert out.startswith("4 of 8 shapes fit\n")
+    assert "4 removed: total parameters from 36,980 to 49,020" in out
     assert "48,060" in out
     assert max(map(len, out.splitlines())) <= 100

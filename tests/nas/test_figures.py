@@ -74,7 +74,7 @@ def details(view: SearchView, candidate_id: int, points: Mapping[int, float], **
     return CandidateDetails(
         search=view.name,
         standing=standing,
-        cost=cost(standing.architecture, dtype="bfloat16", sequence_length=8),
+        cost=cost(standing.architecture, dtype="bfloat16", batch_size=1, context=8),
         share_of_teacher=0.25,
         curve=curve(points),
         promotion=None,

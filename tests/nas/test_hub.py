@@ -104,7 +104,9 @@ def test_a_revision_that_is_no_commit_is_refused(revision: str) -> None:
             use(teacher)
 
 
-@pytest.mark.parametrize("name", ["", "x", "x/", "/y", "x/y/z", "x/../y", "x/y..z", "-x/y", "x/y-", "x/y.git", "é/y"])
+@pytest.mark.parametrize(
+    "name", ["", "x", "x/", "/y", "x/y/z", "x/../y", "x/y..z", "-x/y", "x/y-", "x/y.git", "é/y", f"x/{'y' * 95}"]
+)
 def test_what_is_no_name_of_a_repository_is_refused(name: str) -> None:
     with pytest.raises(SpecError) as caught:
         pinned(f"hf://{name}@{COMMIT}")

@@ -144,9 +144,9 @@ def with_renamed_head(tensors: Tensors) -> Tensors:
 
 
 def with_stored_head(tensors: Tensors) -> Tensors:
-    """Of a model that ties it, and so reads the embedding instead."""
+    """Of a model that ties it."""
     (embedding,) = (name for name in tensors if name.endswith(("embed_in.weight", "wte.weight", "embed_tokens.weight")))
-    return {**tensors, "lm_head.weight": tensors[embedding] + 1}
+    return {**tensors, "lm_head.weight": tensors[embedding].clone()}
 
 
 OLD = [
@@ -183,6 +183,23 @@ def test_an_old_checkpoint_is_read_as_the_same_model(
     from_old, kept_layers = cut_out(old, student)
     config = old.family.config(old.config, student, kept_layers)
     assert own_tensors(build_model(config, from_old, CPU)).keys() == dict(old.family.tensors(student)).keys()
+
+
+@pytest.mark.parametrize("name", ["gpt2-0", "llama-1", "gpt_neox-1"])
+def test_a_head_that_is_not_the_embedding_it_should_be_is_refused(name: str, tmp_path: Path) -> None:
+    """transformers would use it, and every student would have another."""
+    variant = next(each for each in ALL if str(each) == name)
+    save(variant, tmp_path)
+    stored = with_stored_head(load_file(tmp_path / "model.safetensors"))
+    stored["lm_head.weight"][3, 5] += 1
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    folder = inspect_model_folder(tmp_path)
+    with pytest.raises(TeacherError) as caught:
+        load_model(folder, CPU)
+    assert str(caught.value) == (
+        f"teacher: {tmp_path} stores a head of its own where its config ties it to the embedding; "
+        "accepted: tie_word_embeddings false, or no such head."
+    )
 
 
 def test_what_old_checkpoints_of_one_family_carry_is_unexpected_in_another(tmp_path: Path) -> None:
