@@ -5,11 +5,12 @@ import importlib.metadata
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from api import client_commands, service_commands
+from api import client_commands, latency_command, service_commands
 from api.exit_codes import BAD_INPUT, FAILURE, INTERRUPTED
 from api.settings import DEFAULT_PORT
 from nas.errors import ServiceError, TopiaryError, UserError
@@ -121,6 +122,40 @@ def _add_local(commands: Commands) -> None:
     enumerate_.add_argument("--limit", type=_count, default=256, help="how many to list (default: %(default)s)")
     enumerate_.add_argument("--offset", type=_count, default=0, help="how many to pass over (default: %(default)s)")
     enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
+    _add_latency(commands)
+
+
+def _add_latency(commands: Commands) -> None:
+    does = "time the blocks of a spec's candidates on this machine, for budget.latency"
+    latency = _command(commands, "latency", latency_command.latency, does)
+    latency.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    latency.add_argument("--into", type=Path, required=True, metavar="FILE", help="a file that is not there yet")
+    latency.add_argument(
+        "--phase", choices=("prefill", "decode", "both"), default="both", help="what to time (default: %(default)s)"
+    )
+    latency.add_argument(
+        "--shapes",
+        type=_count,
+        metavar="N",
+        default=latency_command.MOST_SHAPES,
+        help="the most blocks to time (default: %(default)s)",
+    )
+    latency.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=latency_command.SECONDS,
+        help="how long each forward pass is repeated, and at least 10 times (default: %(default)s)",
+    )
+    latency.add_argument("--ray-address", metavar="ADDRESS", help="time them on this Ray cluster, as host:port or auto")
+    latency.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
+def _seconds(given: str) -> float:
+    """A time from 0 to a day."""
+    with suppress(ValueError):
+        if 0 <= float(given) <= 86_400:
+            return float(given)
+    raise argparse.ArgumentTypeError(f"{given} is not a number of seconds from 0 to 86400")
 
 
 def _count(given: str) -> int:

@@ -50,11 +50,11 @@ def _columns(found: EnumerationView, spec: SearchSpec) -> Columns:
     if found.teacher.num_experts:
         columns["active"] = lambda row: words.parameters(row.cost.active_parameters)
     columns |= {
-        "share": lambda row: f"{100 * row.share_of_teacher:.1f} %",
-        "weights": lambda row: words.size(row.cost.weight_bytes, "B"),
-        "cache": lambda row: words.size(row.cost.kv_cache_bytes, "B"),
-        "prefill": lambda row: words.size(row.cost.prefill_flops_per_token, "F"),
-        "decode": lambda row: words.size(row.cost.decode_flops_per_token, "F"),
+        "share": lambda row: f"{100 * row.share_of_teacher:.0f} %",
+        "weights": lambda row: _short(row.cost.weight_bytes, "B"),
+        "cache": lambda row: _short(row.cost.kv_cache_bytes, "B"),
+        "prefill": lambda row: _short(row.cost.prefill_flops_per_token, "F"),
+        "decode": lambda row: _short(row.cost.decode_flops_per_token, "F"),
     }
     if found.teacher_milliseconds is not None:
         columns["ms"] = lambda row: "" if row.milliseconds is None else f"{row.milliseconds:,.3g}"
@@ -74,6 +74,14 @@ def _teacher(found: EnumerationView) -> CandidateView:
         share_of_teacher=1.0,
         milliseconds=found.teacher_milliseconds,
     )
+
+
+def _short(value: float, unit: str) -> str:
+    """`7.87 MB`, `537 MB`: three digits tell candidates apart."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:#.3g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{value:,.0f} {unit}"
 
 
 def _hours(hours: float) -> str:

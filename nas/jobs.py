@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 
 from nas.architecture import Architecture
 from nas.border import Border, Number
+from nas.latency import BlockShape, Phase, TimedDtype
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 
 
@@ -97,7 +98,25 @@ class Export(Border):
     provenance: dict[str, JsonValue]
 
 
-JobSpec = Annotated[PrepareData | Calibrate | Trial | Promotion | Export, Field(discriminator="kind")]
+class Latency(Border):
+    """Time blocks of the teacher's kind, and the models of `checks` as wholes, on the worker's device.
+
+    For `batch_size` sequences of `context` tokens, each pass for at least so many `seconds`. No search has such a job.
+    """
+
+    kind: Literal["latency"] = "latency"
+    teacher: str
+    blocks: tuple[BlockShape, ...]
+    checks: tuple[Architecture, ...]
+    phases: tuple[Phase, ...]
+    batch_size: int
+    context: int
+    dtype: TimedDtype
+    seconds: float
+    resources: ResourcesSpec
+
+
+JobSpec = Annotated[PrepareData | Calibrate | Trial | Promotion | Export | Latency, Field(discriminator="kind")]
 
 # --- what came of it ----------------------------------------------------------------------------------------
 
@@ -146,7 +165,14 @@ class Exported(Border):
     loss: Number
 
 
-JobResult = Annotated[DataPrepared | Calibrated | Trained | Exported, Field(discriminator="kind")]
+class LatencyMeasured(Border):
+    """`table` is a file with a LatencyTable."""
+
+    kind: Literal["latency"] = "latency"
+    table: str
+
+
+JobResult = Annotated[DataPrepared | Calibrated | Trained | Exported | LatencyMeasured, Field(discriminator="kind")]
 
 
 class Measurement(Border):

@@ -21,13 +21,14 @@ from nas.compression.checkpoint import (
 from nas.compression.data import Batch, PackedTokens, training_documents, validation_documents, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
+from nas.compression.latency import Bench, Effort, measure
 from nas.compression.prune import choose, cut
 from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher
 from nas.compression.train import Progress
 from nas.compression.training_state import keep_newest
 from nas.errors import CheckpointError, DataError, TeacherError
-from nas.hub import weights_folder
+from nas.hub import config_folder, weights_folder
 from nas.jobs import (
     Calibrate,
     Calibrated,
@@ -37,13 +38,16 @@ from nas.jobs import (
     Exported,
     JobProgress,
     JobResult,
+    Latency,
+    LatencyMeasured,
     Measurement,
     PrepareData,
     Promotion,
     Trained,
     Trial,
 )
-from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.latency import write_table
+from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
 from nas.spec import DataSpec, ResourcesSpec
 from workers.attempt import AttemptFolder
 
@@ -62,6 +66,8 @@ def run_job(attempt: AttemptFolder) -> JobResult:
             return promotion(spec, attempt)
         case Export():
             return export(spec, attempt)
+        case Latency():
+            return latency(spec, attempt)
 
 
 def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
@@ -203,6 +209,27 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     exported = LiveTeacher(model, torch.float32, device)
     loss = evaluate(exported, _validation(spec.data, device), micro_batch_size=spec.micro_batch_size).loss
     return Exported(folder=str(into), parameters=found, loss=loss)
+
+
+def latency(spec: Latency, attempt: AttemptFolder) -> LatencyMeasured:
+    """Times blocks with random weights: of the teacher, only its config is read."""
+    torch.set_num_threads(spec.resources.cpus)
+    bench = Bench(
+        teacher=inspect_config_folder(config_folder(spec.teacher)),
+        device=default_device(),
+        dtype=spec.dtype,
+        batch_size=spec.batch_size,
+        context=spec.context,
+        effort=Effort(seconds=spec.seconds),
+    )
+
+    def progress(done: int, total: int) -> None:
+        attempt.report_progress(JobProgress(done=done, total=total, unit="models"))
+
+    table = measure(bench, spec.blocks, spec.checks, spec.phases, progress)
+    file = attempt.path / "latency.json"
+    write_table(file, table)
+    return LatencyMeasured(table=str(file))
 
 
 def _same_teacher(spec: Trial | Promotion | Export) -> ModelFolder:

@@ -10,8 +10,9 @@ from api.store.records import JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
 from nas.errors import ConflictError, NotFoundError
+from nas.hub import inspect_teacher
 from nas.jobs import Trained
-from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.model_folder import ModelFolder
 from nas.states import JobState, PromotionState, SearchState
 from nas.views import BestView, Checkpoint, ModelFile, ModelView, PromotionView
 
@@ -70,7 +71,7 @@ def best(session: Session, name: str) -> BestView:
     first = standings(store.searches.candidates(search.id), jobs, store.curves.of_search(search.id))[0]
     if first.rank is None:
         raise ConflictError("search", name, "has no candidate that was measured", "a search further on")
-    teacher = inspect_model_folder(Path(search.spec.teacher))
+    teacher = inspect_teacher(search.spec.teacher, whole=False)
     return BestView(
         search=name,
         final=search.state is SearchState.FINISHED,

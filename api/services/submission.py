@@ -14,8 +14,8 @@ from nas.cost import Cost, cost
 from nas.enumeration import enumerate_candidates
 from nas.errors import ConflictError, SpecError
 from nas.families import family_named
-from nas.hub import config_folder, weights_folder
-from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
+from nas.hub import inspect_teacher
+from nas.model_folder import ModelFolder
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
@@ -38,7 +38,7 @@ def enumerate_spec(spec: SearchSpec, *, limit: int | None = None, offset: int = 
     A folder with a config alone will do for a teacher. Raises UserError for a teacher that cannot be used and for a
     space or budget that leaves nothing.
     """
-    return _enumerate(inspect_config_folder(config_folder(spec.teacher)), spec, limit, offset)
+    return _enumerate(inspect_teacher(spec.teacher, whole=False), spec, limit, offset)
 
 
 def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset: int) -> EnumerationView:
@@ -152,8 +152,7 @@ def _settled(store: Store, spec: SearchSpec) -> SearchRecord | None:
 
 def _checked(spec: SearchSpec) -> EnumerationView:
     """The candidates that a search would retrain. Raises UserError for too many of them, and for text not there."""
-    teacher = inspect_model_folder(weights_folder(spec.teacher))
-    found = _enumerate(teacher, spec, spec.sample_size or MOST_CANDIDATES, 0)
+    found = _enumerate(inspect_teacher(spec.teacher), spec, spec.sample_size or MOST_CANDIDATES, 0)
     if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
         problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")

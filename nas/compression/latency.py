@@ -160,7 +160,7 @@ def _built(bench: Bench, architecture: Architecture, kept_layers: tuple[int, ...
 
 
 def _experts(architecture: Architecture, dtype: torch.dtype) -> dict[str, str]:
-    """The plain way to run experts where their rows are not whole multiples of 16 bytes, as the usual one needs them."""
+    """The plain way to run experts, where their rows are no multiples of 16 bytes, which the usual one needs."""
     rows = (architecture.hidden_size, architecture.intermediate_size)
     fits = all(row * dtype.itemsize % 16 == 0 for row in rows)
     return {} if fits or not architecture.num_experts else {"experts_implementation": "eager"}

@@ -114,7 +114,7 @@ class ConfigRules:
         if not listed:
             return (True,) * num_layers
         types = listed[0].values(config, num_layers)
-        return tuple(each == SLIDING for each in types or [None] * num_layers)
+        return tuple(types is not None and types[i] == SLIDING for i in range(num_layers))
 
     def check(self, config: Mapping[str, Any], num_layers: int, source: str) -> None:
         """Raises TeacherError for a setting that the table does not hold for, and a list of another length."""

@@ -1,7 +1,6 @@
-"""Counted, listed, sampled and thinned shapes, and nearest misses, against plain loops over every shape."""
+"""Counted, listed, sampled and thinned shapes against plain loops over every shape."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
 from fractions import Fraction
 from typing import Any
 
@@ -10,264 +9,46 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nas import counting, enumeration
-from nas.architecture import AXES, Architecture
-from nas.budget import Budget
-from nas.cost import cost
+from nas.architecture import Architecture
 from nas.counting import along_of
-from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import BudgetError, SpecError
-from nas.families import family_named
-from nas.space import SearchSpace
-from tests.nas.families.small import ALL, Variant, legal_hidden_sizes
-from tests.nas.loops import combinations
+from tests.nas.loops import Case, cases, combinations
 from tests.nas.shapes import LLAMA_8B, small_llama
-
-LENGTH = 7
-COUNTINGS = ("total", "non_embedding", "active")
-Count = Callable[[Architecture], int]
 
 GQA = small_llama(num_hidden_layers=4, intermediate_size=30)
 MOST: dict[str, Any] = {"total_parameters": {"max": 1e30}}
 """A budget that everything fits."""
 
 
-# --- plain loops ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PlainLimit:
-    """`low` <= `count` <= `high`, in fractions; `per` is what a cost is divided by for people."""
-
-    count: Count
-    low: Fraction | None
-    high: Fraction | None
-    per: int = 1
-
-    def short(self, shape: Architecture) -> bool:
-        return self.low is not None and self.count(shape) < self.low
-
-    def long(self, shape: Architecture) -> bool:
-        return self.high is not None and self.count(shape) > self.high
-
-
-def is_legal(teacher: Architecture, sizes: dict[str, int]) -> bool:
-    """One shape at a time, by what the model itself and its family say."""
-    if sizes["num_attention_heads"] * teacher.num_key_value_heads > (
-        teacher.num_attention_heads * sizes["num_key_value_heads"]
-    ):
-        return False
-    try:
-        shape = teacher.resized(**sizes)
-    except ValueError:
-        return False
-    return family_named(teacher.family).is_legal(shape)
-
-
-def legal_shapes(teacher: Architecture, choices: dict[str, list[int]]) -> list[Architecture]:
-    return [teacher.resized(**sizes) for sizes in combinations(teacher, choices) if is_legal(teacher, sizes)]
-
-
-def count_of(counting: str) -> Count:
-    def count(shape: Architecture) -> int:
-        if counting == "active":
-            return cost(shape, dtype="int8", batch_size=1, context=1).active_parameters
-        return family_named(shape.family).count(shape, embedding=counting == "total")
-
-    return count
-
-
-def plain_limits(budget: dict[str, Any]) -> list[PlainLimit]:
-    found = []
-    if "parameters" in budget:
-        target, tolerance = Fraction(str(budget["parameters"])), Fraction(str(budget["tolerance"]))
-        ends = target * (1 - tolerance), target * (1 + tolerance)
-        found.append(PlainLimit(count_of(budget["counting"]), *ends))
-    for counting in COUNTINGS:
-        if f"{counting}_parameters" in budget:
-            given = budget[f"{counting}_parameters"]
-            low, high = (None if given.get(end) is None else Fraction(str(given[end])) for end in ("min", "max"))
-            found.append(PlainLimit(count_of(counting), low, high))
-    if "memory" in budget:
-        memory = dict(budget["memory"])
-        most = Fraction(str(memory.pop("max_bytes")))
-        found.append(PlainLimit(bytes_of(memory), None, most))
-    if "flops" in budget:
-        context, phase = budget["flops"]["context"] or LENGTH, budget["flops"]["phase"]
-        per = context if phase == "prefill" else 1
-        most = Fraction(str(budget["flops"]["max_per_token"])) * per
-        found.append(PlainLimit(flops_of(phase, context), None, most, per))
-    return found
-
-
-def bytes_of(memory: dict[str, Any]) -> Count:
-    def count(shape: Architecture) -> int:
-        costs = cost(shape, **{**memory, "context": memory["context"] or LENGTH})
-        return costs.weight_bytes + costs.kv_cache_bytes
-
-    return count
-
-
-def flops_of(phase: str, context: int) -> Count:
-    def count(shape: Architecture) -> int:
-        costs = cost(shape, dtype="int8", batch_size=1, context=context)
-        return costs.decode_flops_per_token if phase == "decode" else round(costs.prefill_flops_per_token * context)
-
-    return count
-
-
-@dataclass(frozen=True)
-class Loop:
-    """The shapes within each limit in turn, beginning with the legal ones."""
-
-    limits: list[PlainLimit]
-    left: list[list[Architecture]]
-
-    @property
-    def fitting(self) -> list[Architecture]:
-        return self.left[-1]
-
-
-def loop(teacher: Architecture, choices: dict[str, list[int]], budget: dict[str, Any]) -> Loop:
-    limits = plain_limits(budget)
-    left = [legal_shapes(teacher, choices)]
-    for limit in limits:
-        left.append([shape for shape in left[-1] if not limit.short(shape) and not limit.long(shape)])
-    return Loop(limits, left)
-
-
-# --- random spaces, families and budgets ------------------------------------------------------------------------
-
-@st.composite
-def teachers(draw: st.DrawFn, variant: Variant) -> Architecture:
-    """The variant with another depth, and any share of its layers attending to a window."""
-    layers = draw(st.sampled_from([9, 6, 1]))
-    sliding = draw(st.sampled_from([0, 0, layers, layers // 2, layers // 3]))
-    deeper = {"num_hidden_layers": layers, "num_sliding_layers": sliding, "sliding_window": 3 if sliding else 0}
-    return Architecture.model_validate({**variant.architecture.model_dump(), **deeper})
-
-
-def some(sizes: list[int], number: int) -> st.SearchStrategy[list[int]]:
-    number = min(number, len(set(sizes)))
-    return st.lists(st.sampled_from(sizes), min_size=number, max_size=number, unique=True)
-
-
-@st.composite
-def choices_of(draw: st.DrawFn, variant: Variant, teacher: Architecture) -> dict[str, list[int]]:
-    """Sizes for most axes: few shapes, but many layers or many sizes of the MLP among them."""
-
-    def up_to(axis: str) -> list[int]:
-        return list(range(1, getattr(teacher, axis) + 1))
-
-    layers, ffn = draw(st.sampled_from([(1, 9), (3, 9), (6, 1), (9, 2)]))
-    choices = {
-        "num_hidden_layers": draw(some(up_to("num_hidden_layers"), layers)),
-        "intermediate_size": draw(some(up_to("intermediate_size"), ffn)),
-        "num_attention_heads": draw(some([6, 6, 4, 3, 2], draw(st.integers(1, 3)))),
-    }
-    if draw(st.booleans()):
-        choices["num_key_value_heads"] = draw(some(up_to("num_key_value_heads"), 2))
-    if teacher.num_experts:
-        choices["num_experts"] = draw(some(up_to("num_experts"), 3))
-    legal = [size for heads in choices["num_attention_heads"] for size in legal_hidden_sizes(variant, heads)]
-    if draw(st.booleans()):
-        choices["hidden_size"] = draw(some([*legal, 23], 3))
-    return choices
-
-
-def near(number: int) -> st.SearchStrategy[int]:
-    """That very number as often as one beside it."""
-    return st.sampled_from([number, number, number - 1, number + 1]).filter(lambda near: near > 0)
-
-
-@st.composite
-def budgets(draw: st.DrawFn, shapes: list[Architecture]) -> dict[str, Any]:
-    """Limits of several kinds, each near the costs of some of the shapes."""
-    kinds = draw(st.sets(st.sampled_from(["parameters", "memory", "flops", *COUNTINGS]), min_size=1, max_size=4))
-    costly = draw(st.sampled_from([1, 1, 4]))  # Times what it takes, so that more than one limit leaves something.
-
-    def shape() -> Architecture:
-        return draw(st.sampled_from(shapes))
-
-    budget: dict[str, Any] = {}
-    if "parameters" in kinds:
-        counting = draw(st.sampled_from(COUNTINGS))
-        tolerance = draw(st.sampled_from([0, 0.05, 0.3, 0.9]))
-        target = draw(near(count_of(counting)(shape())))
-        budget |= {"parameters": target, "tolerance": tolerance, "counting": counting}
-    for counting in COUNTINGS:
-        if counting in kinds:
-            ends = sorted(draw(near(count_of(counting)(shape()))) for _ in range(2))
-            given = dict(zip(("min", "max"), ends, strict=True))
-            budget[f"{counting}_parameters"] = {end: given[end] for end in draw(st.sampled_from(ENDS))}
-    contexts = st.none() | st.integers(1, 12)
-    if "memory" in kinds:
-        dtype, batch_size = draw(st.sampled_from(["float32", "bfloat16", "int8"])), draw(st.integers(1, 40))
-        memory = {"dtype": dtype, "batch_size": batch_size, "context": draw(contexts)}
-        budget["memory"] = {**memory, "max_bytes": costly * draw(near(bytes_of(memory)(shape())))}
-    if "flops" in kinds:
-        phase, context = draw(st.sampled_from(["prefill", "decode"])), draw(contexts)
-        per = (context or LENGTH) if phase == "prefill" else 1
-        most = costly * draw(near(flops_of(phase, context or LENGTH)(shape()))) / per
-        budget["flops"] = {"phase": phase, "context": context, "max_per_token": most}
-    return budget
-
-
-ENDS = [("min",), ("max",), ("min", "max")]
-
-
-@dataclass(frozen=True)
-class Case:
-    teacher: Architecture
-    choices: dict[str, list[int]]
-    budget: dict[str, Any]
-
-    @property
-    def space(self) -> SearchSpace:
-        return SearchSpace.model_validate(self.choices)
-
-    @property
-    def loop(self) -> Loop:
-        return loop(self.teacher, self.choices, self.budget)
-
-    def enumerate(self, **changes: Any) -> Enumeration:
-        space = SearchSpace.model_validate({**self.choices, **changes})
-        budget = Budget.model_validate(self.budget)
-        return enumerate_candidates(space, budget, self.teacher, sequence_length=LENGTH)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    variant = draw(st.sampled_from(ALL))
-    teacher = draw(teachers(variant))
-    choices = draw(choices_of(variant, teacher))
-    shapes = legal_shapes(teacher, choices)
-    assume(shapes)
-    return Case(teacher, choices, draw(budgets(shapes)))
-
-
 # --- counts, lists and samples ----------------------------------------------------------------------------------
 
 
 @settings(derandomize=True, deadline=None, max_examples=120)
-@given(cases(), st.integers(0, 12), st.integers(1, 12), st.integers(0, 9))
-def test_enumeration_is_a_plain_loop_over_all_shapes(case: Case, offset: int, size: int, seed: int) -> None:
+@given(cases(), st.integers(0, 12), st.integers(1, 12), st.integers(0, 9), st.sampled_from([1, 5, 30_000]))
+def test_enumeration_is_a_plain_loop_over_all_shapes(case: Case, offset: int, size: int, seed: int, rows: int) -> None:
     plain = case.loop
     expected = plain.fitting
     if not expected:
         with pytest.raises(BudgetError):
             case.enumerate()
         return
-    found = case.enumerate()
-    assert (len(found), found.counted.within) == (len(expected), tuple(map(len, plain.left)))
-    assert list(found) == expected
-    assert [shape.axes for shape in expected] == sorted((shape.axes for shape in expected), reverse=True)
-    assert found.first(size, offset) == expected[offset : offset + size]
-    assert found.num_shapes == len(combinations(case.teacher, case.choices))
-    assert sum(found.removed.values()) == found.num_shapes - len(expected)
-    for limit, before, after in zip(found.limits, plain.left, plain.left[1:], strict=False):
-        assert found.removed.get(limit.text, 0) == len(before) - len(after)
-    is_stratified(found.sample(size, seed), expected, size)
-    assert found.sample(size, seed) == case.enumerate().sample(size, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "ROWS_AT_ONCE", rows)
+        found = case.enumerate()
+        assert (len(found), found.counted.within) == (len(expected), tuple(map(len, plain.left)))
+        assert list(found) == expected
+        assert [shape.axes for shape in expected] == sorted((shape.axes for shape in expected), reverse=True)
+        assert found.first(size, offset) == expected[offset : offset + size]
+        assert found.num_shapes == len(combinations(case.teacher, case.choices))
+        assert sum(found.removed.values()) == found.num_shapes - len(expected)
+        removed = {text: shapes for text, shapes in found.removed.items() if text not in found.grid.removed}
+        assert list(removed.values()) == [n for n in map(len_less, plain.left, plain.left[1:]) if n]
+        is_stratified(found.sample(size, seed), expected, size)
+        assert found.sample(size, seed) == case.enumerate().sample(size, seed)
+
+
+def len_less(before: list[Architecture], after: list[Architecture]) -> int:
+    return len(before) - len(after)
 
 
 def is_stratified(sample: list[Architecture], shapes: list[Architecture], size: int) -> None:
@@ -279,3 +60,128 @@ def is_stratified(sample: list[Architecture], shapes: list[Architecture], size: 
     assert len(sample) == size
     for shape, start, end in zip(sample, starts, starts[1:], strict=False):
         assert shape in shapes[start:end]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(cases())
+def test_counting_along_layers_and_along_the_mlp_is_the_same(case: Case) -> None:
+    """And the same as a plain loop: it says how many shapes each block of one depth and width has."""
+    assume(not case.teacher.num_sliding_layers and case.loop.fitting)
+    found = case.enumerate()
+    hidden_sizes = [plane.hidden_size for plane in found.grid.planes]
+    blocks = [[0] * len(hidden_sizes) for _ in found.grid.layers]
+    for shape in case.loop.fitting:
+        blocks[found.grid.layers.index(shape.num_hidden_layers)][hidden_sizes.index(shape.hidden_size)] += 1
+    for along in ("num_hidden_layers", "intermediate_size"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(counting, "along_of", lambda plane, along=along: along)
+            counted = counting.count(found.grid, found.limits)
+        assert counted.within == tuple(map(len, case.loop.left))
+        assert counted.of_block.tolist() == blocks
+
+
+@pytest.mark.parametrize(
+    ("layers", "ffn", "sliding", "along"),
+    [
+        (4, 3, 0, "num_hidden_layers"),
+        (3, 3, 0, "intermediate_size"),
+        (2, 3, 0, "intermediate_size"),
+        (4, 3, 2, "intermediate_size"),
+    ],
+)
+def test_rows_are_along_the_layers_where_these_are_more_and_none_attends_to_a_window(
+    layers: int, ffn: int, sliding: int, along: str
+) -> None:
+    teacher = small_llama(num_hidden_layers=4, num_sliding_layers=sliding, sliding_window=sliding)
+    choices = {"num_hidden_layers": [4, 3, 2, 1][:layers], "intermediate_size": [14, 7, 3][:ffn]}
+    (plane,) = Case(teacher, choices, MOST).enumerate().grid.planes
+    assert along_of(plane) == along
+
+
+def test_every_shape_of_a_run_is_drawn_about_as_often() -> None:
+    found = Case(GQA, {"num_hidden_layers": [4, 3, 2, 1], "intermediate_size": [30, 20, 10]}, MOST).enumerate()
+    shapes, drawn = list(found), Counter(shape for seed in range(400) for shape in found.sample(4, seed))
+    assert set(drawn) == set(shapes)
+    assert all(90 < drawn[shape] < 180 for shape in shapes)  # Of 400, one in three.
+
+
+def test_the_order_does_not_depend_on_the_order_in_the_spec() -> None:
+    one = {"num_hidden_layers": [1, 4, 2], "hidden_size": [12, 24], "intermediate_size": [30, 7, 9]}
+    other = {axis: sizes[::-1] for axis, sizes in reversed(one.items())}
+    assert list(Case(GQA, one, MOST).enumerate()) == list(Case(GQA, other, MOST).enumerate())
+
+
+def test_axes_left_out_keep_the_teachers_sizes() -> None:
+    assert list(Case(GQA, {}, MOST).enumerate()) == [GQA]
+
+
+def test_what_two_fields_of_a_budget_remove_alike_is_counted_once() -> None:
+    budget = {"parameters": 20_000, "tolerance": 0.1, "total_parameters": {"min": 18_000, "max": 22_000}}
+    case = Case(GQA, {"intermediate_size": list(range(1, 31))}, budget)
+    found = case.enumerate()
+    assert found.removed == {"total parameters from 18,000 to 22,000": 30 - len(case.loop.fitting)}
+
+
+def test_a_deep_offset_is_reached_without_what_comes_before() -> None:
+    """A page far down a list of a hundred million; going through all before it would take minutes."""
+    choices = {
+        "num_hidden_layers": list(range(1, 33)),
+        "hidden_size": list(range(32, 4097, 32)),
+        "intermediate_size": list(range(1, 14_337)),
+    }
+    found = Case(LLAMA_8B, choices, MOST).enumerate()
+    (last,) = found.first(5, len(found) - 1)
+    assert len(found) == 32 * 128 * 14_336
+    assert last.axes == (1, 32, 1, 32, 8, 0)
+    assert found.first(2, len(found)) == []
+
+
+# --- near-duplicates --------------------------------------------------------------------------------------------
+
+
+def classes(sizes: set[int], thin: Fraction) -> dict[int, int]:
+    """The largest size leads a class of all that are no more than that share below it; the next leads the next."""
+    leaders: dict[int, int] = {}
+    for size in sorted(sizes, reverse=True):
+        leaders[size] = next((leader for leader in leaders.values() if size * (1 + thin) >= leader), size)
+    return leaders
+
+
+def thinned(shapes: list[Architecture], thin: Fraction) -> list[Architecture]:
+    of_axis = [classes(set(sizes), thin) for sizes in zip(*(shape.axes for shape in shapes), strict=True)]
+    firsts: dict[tuple[int, ...], Architecture] = {}
+    for shape in shapes:
+        firsts.setdefault(tuple(leaders[size] for leaders, size in zip(of_axis, shape.axes, strict=True)), shape)
+    return list(firsts.values())
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(cases(), st.sampled_from(["0.001", "0.05", "0.1", "0.25", "0.5", "1"]), st.integers(1, 6), st.integers(0, 4))
+def test_of_near_duplicates_the_first_stays(case: Case, thin: str, size: int, offset: int) -> None:
+    plain = case.loop
+    assume(plain.fitting)
+    found, expected = case.enumerate(thin=float(thin)), thinned(plain.fitting, Fraction(thin))
+    assert (list(found), len(found)) == (expected, len(expected))
+    assert found.first(size, offset) == expected[offset : offset + size]
+    is_stratified(found.sample(size, 0), expected, size)
+    text = f"near-duplicates within {float(thin) * 100:g}%"
+    assert found.removed.get(text, 0) == len(plain.fitting) - len(expected)
+    assert sum(found.removed.values()) == found.num_shapes - len(expected)
+
+
+def test_a_share_is_meant_exactly() -> None:
+    """100 * 1.1 in floating point is more than 110, and 60 * 1.15 less than 69."""
+    for thin, larger, smaller in ((0.1, 110, 100), (0.15, 69, 60)):
+        wide = small_llama(intermediate_size=larger)
+        for size, number in ((smaller, 1), (smaller - 1, 2)):
+            assert len(Case(wide, {"intermediate_size": [larger, size]}, MOST).enumerate(thin=thin)) == number
+
+
+def test_too_many_shapes_to_go_through_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enumeration, "MOST_LISTED", 29)
+    case = Case(GQA, {"intermediate_size": list(range(1, 31))}, MOST)
+    with pytest.raises(SpecError) as caught:
+        case.enumerate(thin=0.1)
+    assert caught.value.field == "space.thin"
+    assert "has to go through 30 shapes; accepted: at most 29 shapes" in str(caught.value)
+    assert len(case.enumerate()) == 30

@@ -28,7 +28,8 @@ def compute_in_float64(model: Any, stack: ExitStack, channels: torch.Tensor | No
 
 
 def _norm(module: Any, mask: torch.Tensor | None) -> Callable[..., Any]:
-    name, eps = type(module).__name__, getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    name = type(module).__name__
+    eps: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     counts_from_one = "1P" in name or name.startswith("Gemma")
 
     def hook(_: Any, inputs: tuple[torch.Tensor], __: Any) -> Any:

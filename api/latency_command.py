@@ -1,0 +1,275 @@
+"""`topiary latency`: times the blocks of a spec's candidates on the hardware at hand, and keeps them in a table."""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from api.display import FILE_WIDTH, SHAPE, plain_table
+from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
+from nas.architecture import Architecture
+from nas.cost import Dtype
+from nas.enumeration import Enumeration, enumerate_candidates
+from nas.errors import FolderError, SpecError
+from nas.families import family_named
+from nas.hub import config_folder
+from nas.jobs import (
+    Assignment,
+    Failure,
+    JobProgress,
+    Latency,
+    LatencyMeasured,
+    Resources,
+    WorkerPool,
+    attempt_folder,
+)
+from nas.latency import PHASES, BlockShape, LatencyTable, Phase, TimedDtype, blocks_of, read_table, write_table
+from nas.model_folder import ModelFolder, inspect_config_folder
+from nas.spec import SearchSpec
+from nas.spec_file import read_spec
+from workers.local import LocalPool
+
+MOST_SHAPES = 500
+"""Of blocks, unless the user wants more: at some seconds each, that is most of an hour."""
+
+SECONDS = 0.5
+"""For which every pass is repeated, unless the user says otherwise."""
+
+_POLL_SECONDS = 0.2
+_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be timed, and the candidates that the summary tells of."""
+
+    job: Latency
+    teacher: Architecture
+    num_candidates: int
+    smallest: Architecture
+    largest: Architecture
+
+
+def latency(parsed: argparse.Namespace) -> int:
+    into = _new_file(parsed.into)
+    spec = read_spec(parsed.spec)
+    phases = PHASES if parsed.phase == "both" else (parsed.phase,)
+    plan = plan_of(spec, phases, most_shapes=parsed.shapes, seconds=parsed.seconds)
+    outcome = _measure(plan, into, parsed.ray_address)
+    if isinstance(outcome, Failure):
+        print(f"topiary: the measurement failed: {outcome.reason}", file=sys.stderr)
+        return BAD_INPUT if outcome.user_error else FAILURE
+    write_table(into, outcome)
+    if parsed.json:
+        print(outcome.model_dump_json())
+    else:
+        width = None if sys.stdout.isatty() else FILE_WIDTH
+        Console(width=width).print(summary(plan, outcome), Text(f"table           {into}"), highlight=False)
+    return SUCCESS
+
+
+# --- what is to be timed ------------------------------------------------------------------------------------
+
+
+def plan_of(
+    spec: SearchSpec, phases: tuple[Phase, ...], *, most_shapes: int = MOST_SHAPES, seconds: float = SECONDS
+) -> Plan:
+    """The distinct blocks of all candidates and of the teacher, and its smallest and largest candidate as checks.
+
+    What the table is for, the budget's own `latency`, is set aside. Such a budget has to know every shape that the
+    others leave, so then none is sampled or thinned out. Raises UserError for a spec that cannot be used, and for
+    more than `most_shapes` blocks.
+    """
+    teacher = inspect_config_folder(config_folder(spec.teacher))
+    count = family_named(teacher.architecture.family).count
+    blocks, num_candidates = set(blocks_of(teacher.architecture)), 0
+    ends: list[Architecture] = []
+    for candidate in _candidates(spec, teacher.architecture):
+        num_candidates += 1
+        blocks.update(blocks_of(candidate))
+        if len(blocks) > most_shapes:
+            problem = f"has candidates of more than {most_shapes:,} different blocks, too many to time"
+            accepted = "fewer sizes along its axes, or a larger --shapes"
+            raise SpecError("space", spec.space.model_dump(exclude_none=True), problem, accepted)
+        ends = [min(*ends[:1], candidate, candidate, key=count), max(*ends[1:], candidate, candidate, key=count)]
+    smallest, largest = ends
+    job = Latency(
+        teacher=spec.teacher,
+        blocks=tuple(sorted(blocks, key=_size, reverse=True)),
+        checks=tuple(dict.fromkeys((smallest, largest))),
+        phases=phases,
+        batch_size=spec.serving.batch_size,
+        context=_context(spec, teacher.architecture),
+        dtype=_dtype(spec, teacher),
+        seconds=seconds,
+        resources=spec.resources,
+    )
+    return Plan(job, teacher.architecture, num_candidates, smallest, largest)
+
+
+def _size(block: BlockShape) -> tuple[int, ...]:
+    """Large blocks come first: if memory does not hold one, that shows at once."""
+    return tuple(block.model_dump().values())
+
+
+def _candidates(spec: SearchSpec, teacher: Architecture) -> Iterable[Architecture]:
+    budget, space = spec.budget, spec.space
+    if budget.latency is not None:
+        budget = budget.model_copy(update={"latency": None})
+        space = space.model_copy(update={"thin": None})
+    found: Enumeration = enumerate_candidates(space, budget, teacher, sequence_length=spec.data.sequence_length)
+    if spec.sample_size is None or spec.budget.latency is not None:
+        return found
+    return found.sample(spec.sample_size, spec.seed)
+
+
+def _context(spec: SearchSpec, teacher: Architecture) -> int:
+    """Tokens of a sequence; learned positions end somewhere."""
+    context = spec.serving.context or spec.data.sequence_length
+    if 0 < teacher.max_position_embeddings < context:
+        field = "serving.context" if spec.serving.context is not None else "data.sequence_length"
+        positions = teacher.max_position_embeddings
+        problem = f"is longer than the teacher's {positions} learned positions"
+        raise SpecError(field, context, problem, f"up to {positions}")
+    return context
+
+
+def _dtype(spec: SearchSpec, teacher: ModelFolder) -> TimedDtype:
+    """What the spec says that weights are served in; else what the teacher's are stored in."""
+    given: Dtype | str = spec.serving.dtype or teacher.dtype
+    if given == "float32" or given == "bfloat16" or given == "float16":
+        return given
+    problem = "cannot be timed, since nothing here computes in it"
+    raise SpecError("serving.dtype", given, problem, "float32, bfloat16, float16, or nothing for the teacher's own")
+
+
+def _new_file(into: Path) -> Path:
+    """The absolute path of a file that can be written and is not there yet: measuring takes long."""
+    into = into.absolute()
+    if into.exists():
+        raise FolderError("--into", str(into), "exists already", "a file that does not exist yet")
+    if not (into.parent.is_dir() and os.access(into.parent, os.W_OK)):
+        raise FolderError("--into", str(into), "is in no folder that can be written to", "a file in such a folder")
+    return into
+
+
+# --- timing it ----------------------------------------------------------------------------------------------
+
+
+def _measure(plan: Plan, into: Path, ray_address: str | None) -> LatencyTable | Failure:
+    """What a worker measured: a process of this machine, or of a Ray cluster that sees the folder of `into`."""
+    resources = Resources(cpus=plan.job.resources.cpus, gpus=plan.job.resources.gpus)
+    with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder, _pool(ray_address) as pool:
+        place = str(attempt_folder(Path(folder), 1, 1))
+        assignment = Assignment(job_id=1, attempt=1, spec=plan.job, folder=place, resources=resources)
+        with _progress(plan) as show:
+            outcome = run_to_end(pool, assignment, show)
+        if isinstance(outcome, LatencyMeasured):
+            return read_table(Path(outcome.table))
+        if not outcome.user_error:  # The folder goes, and with it what the worker printed.
+            _print_end(Path(place) / "log.txt")
+        return outcome
+
+
+def _print_end(log: Path) -> None:
+    if log.exists():
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        print(*lines[-_LOG_LINES:], sep="\n", file=sys.stderr)
+
+
+@contextmanager
+def _pool(ray_address: str | None) -> Iterator[WorkerPool]:
+    pool: WorkerPool
+    if ray_address is None:
+        pool = LocalPool()
+    else:
+        from workers.ray_pool import RayPool  # Here: nobody else should wait for Ray.
+
+        pool = RayPool(ray_address, f"topiary-latency-{os.getpid()}-{time.time_ns()}")
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def run_to_end(
+    pool: WorkerPool, assignment: Assignment, show: Callable[[JobProgress], None]
+) -> LatencyMeasured | Failure:
+    """Runs one attempt as soon as the pool has room for it; whatever interrupts this ends the attempt."""
+    while not pool.has_room(assignment.resources, ()):
+        time.sleep(_POLL_SECONDS)
+    try:
+        pool.submit(assignment)
+        while True:
+            for update in pool.poll():
+                if update.progress is not None:
+                    show(update.progress)
+                if isinstance(update.result, LatencyMeasured):
+                    return update.result
+                if update.failure is not None:
+                    return update.failure
+            time.sleep(_POLL_SECONDS)
+    finally:
+        pool.cancel(assignment.job_id, assignment.attempt)
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Callable[[JobProgress], None]]:
+    """A bar in a terminal, one line elsewhere, on standard error."""
+    console = Console(stderr=True)
+    job = plan.job
+    told = (
+        f"timing {len(job.blocks)} blocks of {plan.num_candidates:,} candidates and the teacher, "
+        f"{job.batch_size} x {job.context:,} tokens in {job.dtype}"
+    )
+    console.print(Text(told), soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("models", total=None)
+        yield lambda now: bar.update(task, completed=now.done, total=now.total, description=now.unit)
+
+
+# --- telling it ---------------------------------------------------------------------------------------------
+
+
+def summary(plan: Plan, table: LatencyTable) -> RenderableType:
+    """Milliseconds of the teacher and of the smallest and largest candidate, and how wholes compare with sums."""
+    sums = plain_table(["", "shape", "parameters", *(f"{phase} ms" for phase in table.phases)])
+    rows = {"teacher": plan.teacher, "largest": plan.largest, "smallest": plan.smallest}
+    for name, shape in rows.items():
+        times = [_milliseconds(table.milliseconds(shape, phase)) for phase in table.phases]
+        sums.add_row(name, shape.label, f"{family_named(shape.family).count(shape):,}", *times)
+    checks = plain_table(["measured whole", "phase", "by blocks ms", "measured ms", "ratio", "layers left out"])
+    for phase in table.phases:
+        for check in table.checks(phase):
+            checks.add_row(
+                check.architecture.label,
+                phase,
+                _milliseconds(check.predicted_milliseconds),
+                _milliseconds(check.measured.median),
+                f"{check.ratio:.2f}",
+                str(check.layers_left_out or ""),
+            )
+    on = table.measured_on
+    told = (
+        f"{len(_blocks(table))} blocks, {table.batch_size} x {table.context:,} tokens in {on.dtype} "
+        f"on {on.device}, {on.threads} CPU threads"
+    )
+    return Group(Text(told), sums, checks, Text(f"shape: {SHAPE}; ratio: measured / by blocks", style="dim"))
+
+
+def _blocks(table: LatencyTable) -> set[BlockShape]:
+    return {each.block for of_phase in (table.prefill, table.decode) if of_phase for each in of_phase.blocks}
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,186 @@
+"""The answer to a budget that nothing fits, against plain loops; limits too large to be counted."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from nas.architecture import Architecture
+from nas.errors import BudgetError, SpecError
+from tests.nas.loops import COUNTINGS, LENGTH, Case, PlainLimit, bytes_of, cases, count_of, flops_of, loop
+from tests.nas.shapes import small_llama
+
+GQA = small_llama(num_hidden_layers=4, intermediate_size=30)
+FIELDS = ("parameters", *(f"{counting}_parameters" for counting in COUNTINGS), "memory", "flops")
+"""In the order in which limits are applied."""
+
+OF = {"parameters": ("tolerance", "counting")}
+SERVED: dict[str, Any] = {"dtype": "bfloat16", "batch_size": 3, "context": 5}
+
+
+# --- budgets that nothing fits ----------------------------------------------------------------------------------
+
+
+@st.composite
+def impossible(draw: st.DrawFn) -> Case:
+    """The first limits of some budget, and one in a gap between the costs of the shapes that these leave."""
+    case = draw(cases())
+    field = draw(st.sampled_from(FIELDS))
+    first = [name for before in FIELDS[: FIELDS.index(field)] for name in (before, *OF.get(before, ()))]
+    budget = {name: case.budget[name] for name in first if name in case.budget}
+    left = loop(case.teacher, case.choices, budget).fitting
+    assume(left)
+    return Case(case.teacher, case.choices, {**budget, **draw(beside(field, left))})
+
+
+@st.composite
+def beside(draw: st.DrawFn, field: str, shapes: list[Architecture]) -> dict[str, Any]:
+    if field == "memory":
+        return {field: {**SERVED, "max_bytes": least(bytes_of(SERVED), shapes) - 1}}
+    if field == "flops":
+        most = (least(flops_of("prefill", 4), shapes) - 1) / 4
+        return {field: {"phase": "prefill", "context": 4, "max_per_token": most}}
+    counting = draw(st.sampled_from(COUNTINGS)) if field == "parameters" else field.removesuffix("_parameters")
+    costs = sorted({count_of(counting)(shape) for shape in shapes})
+    above = draw(st.integers(0, len(costs)))
+    low = costs[above - 1] + 1 if above > 0 else None
+    high = costs[above] - 1 if above < len(costs) else None
+    assume(low is None or high is None or low <= high)
+    if field == "parameters":
+        target = draw(st.sampled_from([end for end in (low, high) if end is not None]))
+        return {"parameters": target, "tolerance": 0, "counting": counting}
+    return {field: {end: number for end, number in (("min", low), ("max", high)) if number is not None}}
+
+
+def least(count: Any, shapes: list[Architecture]) -> int:
+    return min(map(count, shapes))
+
+
+# --- the answer by hand -----------------------------------------------------------------------------------------
+
+
+def nearest(limit: PlainLimit, shapes: list[Architecture]) -> list[list[str]]:
+    """What may be named below and above: shapes that cost the same are as good as each other."""
+    costs = {shape: limit.count(shape) for shape in shapes}
+    below = max((cost for shape, cost in costs.items() if limit.short(shape)), default=None)
+    above = min((cost for shape, cost in costs.items() if limit.long(shape)), default=None)
+    ends = [end for end in (below, above) if end is not None]
+    return [[f"{s.label} with {cost / limit.per:,.0f}" for s, cost in costs.items() if cost == end] for end in ends]
+
+
+@settings(derandomize=True, deadline=None, max_examples=120)
+@given(impossible())
+def test_the_first_limit_that_leaves_nothing_names_what_comes_nearest_on_either_side(case: Case) -> None:
+    plain = case.loop
+    position = next(number for number, left in enumerate(plain.left[1:]) if not left)
+    limit, shapes = plain.limits[position], plain.left[position]
+    with pytest.raises(BudgetError) as caught:
+        case.enumerate()
+    fields = [field for field in FIELDS if field in case.budget]
+    assert caught.value.field == f"budget.{fields[position]}"
+    others = " that the limits before it leave" if position else ""
+    assert caught.value.problem.startswith(f"leaves none of {len(shapes):,} shapes{others} (")
+    named = [" and ".join(pair) for pair in product(*nearest(limit, shapes))]
+    assert any(caught.value.problem.endswith(f"nearest: {pair})") for pair in named)
+    costs = [limit.count(shape) for shape in shapes]
+    closest = {f"{cost / limit.per:,.0f}" for cost in costs if off(cost, limit) == min(off(c, limit) for c in costs)}
+    if fields[position] == "parameters":
+        expected = {f"a target such as {cost}, a wider budget.tolerance, or a wider space" for cost in closest}
+        assert caught.value.value == f"{case.budget['parameters']:,}"
+    else:
+        expected = {f"a limit that leaves {cost} in, or a wider space" for cost in closest}
+    assert caught.value.accepted in expected
+
+
+def off(cost: int, limit: PlainLimit) -> float:
+    """How far from the limit; a target is a limit from both sides."""
+    return float(min(abs(cost - end) for end in (limit.low, limit.high) if end is not None))
+
+
+# --- whole sentences --------------------------------------------------------------------------------------------
+
+TWO_SIZES = {"hidden_size": [24, 12]}
+SMALL, LARGE = (count_of("total")(GQA.resized(hidden_size=hidden)) for hidden in (12, 24))
+BELOW, ABOVE = f"4 x 12 x 30 x 6/2 with {SMALL:,}", f"4 x 24 x 30 x 6/2 with {LARGE:,}"
+
+
+def refusal(choices: dict[str, list[int]], budget: dict[str, Any], teacher: Architecture = GQA) -> str:
+    with pytest.raises(BudgetError) as caught:
+        Case(teacher, choices, budget).enumerate()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "misses", "closest"),
+    [(SMALL - 1, BELOW, SMALL), (LARGE + 1, ABOVE, LARGE), (LARGE - 1, f"{BELOW} and {ABOVE}", LARGE)],
+)
+def test_a_target_is_answered_with_one_that_something_fits(target: int, misses: str, closest: int) -> None:
+    assert refusal(TWO_SIZES, {"parameters": target, "tolerance": 0}) == (
+        f"budget.parameters: {target:,} leaves none of 2 shapes (total parameters from {target:,} to {target:,}; "
+        f"nearest: {misses}); accepted: a target such as {closest:,}, a wider budget.tolerance, or a wider space."
+    )
+
+
+def test_the_shapes_that_earlier_limits_removed_are_not_named() -> None:
+    needed = bytes_of(SERVED)(GQA.resized(hidden_size=24))
+    budget = {"total_parameters": {"min": LARGE}, "memory": {**SERVED, "max_bytes": needed - 1}}
+    sentence = refusal(TWO_SIZES, budget)
+    assert sentence.startswith("budget.memory: bytes of weights and cache (3 x 5 tokens, bfloat16) up to ")
+    assert "leaves none of 1 shapes that the limits before it leave" in sentence
+    assert f"nearest: 4 x 24 x 30 x 6/2 with {needed:,})" in sentence
+    assert sentence.endswith(f"accepted: a limit that leaves {needed:,} in, or a wider space.")
+
+
+def test_flops_are_named_per_token() -> None:
+    needed = flops_of("prefill", LENGTH)(GQA) / LENGTH
+    sentence = refusal({}, {"flops": {"max_per_token": 1, "phase": "prefill", "context": None}})
+    assert f"with {needed:,.0f})" in sentence
+    assert sentence.endswith(f"accepted: a limit that leaves {needed:,.0f} in, or a wider space.")
+
+
+# --- costs that 64 bits do not hold -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "field", "what"),
+    [
+        (
+            {"memory": {"max_bytes": 1e9, "batch_size": 2**40, "context": 2**20}},
+            "budget.memory",
+            "bytes of weights and cache (1099511627776 x 1,048,576 tokens, bfloat16)",
+        ),
+        (
+            {"flops": {"max_per_token": 1e9, "context": 2**31}},
+            "budget.flops",
+            "FLOPs per token (prefill, 2,147,483,648 tokens)",
+        ),
+    ],
+)
+def test_a_cost_beyond_64_bits_is_refused(budget: dict[str, Any], field: str, what: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Case(GQA, {}, budget).enumerate()
+    assert str(caught.value) == (
+        f"{field}: {what} is too large to be counted; accepted: a shorter context or smaller batch."
+    )
+
+
+@pytest.mark.parametrize("sliding", [0, 2])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_what_is_not_refused_is_counted_exactly(phase: str, sliding: int) -> None:
+    """Just below the refusal: a context of twice as many tokens is too much for one of the two."""
+    teacher = small_llama(num_hidden_layers=4, num_sliding_layers=sliding, sliding_window=8 * bool(sliding))
+    context = 2**26 if phase == "prefill" else 2**50
+    choices = {"num_hidden_layers": [4, 3, 2, 1], "intermediate_size": [14, 7, 1], "hidden_size": [24, 12]}
+    shapes = loop(teacher, choices, {}).fitting
+    served = {"dtype": "float8", "batch_size": 1, "context": context}
+    for count, limit in (
+        (flops_of(phase, context), lambda most: {"flops": {"max_per_token": most, "phase": phase, "context": context}}),
+        (bytes_of(served), lambda most: {"memory": {**served, "max_bytes": most}}),
+    ):
+        per = context if phase == "prefill" and count(teacher) != bytes_of(served)(teacher) else 1
+        for number in (5, 6):
+            most = count(shapes[number]) / per
+            fitting = [shape for shape in shapes if count(shape) <= most * per]
+            assert list(Case(teacher, choices, limit(most)).enumerate()) == fitting
