@@ -1,5 +1,6 @@
 """The answer to a budget that nothing fits, against plain loops; limits too large to be counted."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -8,8 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nas.architecture import Architecture
+from nas.budget import Limit
+from nas.cost import CostModel, sizes_of
+from nas.enumeration import Enumeration
 from nas.errors import BudgetError, SpecError
-from tests.nas.loops import COUNTINGS, LENGTH, Case, PlainLimit, bytes_of, cases, count_of, flops_of, loop
+from nas.grid import grid
+from nas.polynomial import Polynomial
+from nas.space import SearchSpace
+from tests.nas.loops import COUNTINGS, LENGTH, Case, Count, PlainLimit, bytes_of, cases, count_of, flops_of, loop
 from tests.nas.shapes import small_llama
 
 GQA = small_llama(num_hidden_layers=4, intermediate_size=30)
@@ -54,8 +61,8 @@ def beside(draw: st.DrawFn, field: str, shapes: list[Architecture]) -> dict[str,
     return {field: {end: number for end, number in (("min", low), ("max", high)) if number is not None}}
 
 
-def least(count: Any, shapes: list[Architecture]) -> int:
-    return min(map(count, shapes))
+def least(count: Count, shapes: list[Architecture]) -> int:
+    return min(count(shape) for shape in shapes)
 
 
 # --- the answer by hand -----------------------------------------------------------------------------------------
@@ -84,8 +91,8 @@ def test_the_first_limit_that_leaves_nothing_names_what_comes_nearest_on_either_
     assert caught.value.problem.startswith(f"leaves none of {len(shapes):,} shapes{others} (")
     named = [" and ".join(pair) for pair in product(*nearest(limit, shapes))]
     assert any(caught.value.problem.endswith(f"nearest: {pair})") for pair in named)
-    costs = [limit.count(shape) for shape in shapes]
-    closest = {f"{cost / limit.per:,.0f}" for cost in costs if off(cost, limit) == min(off(c, limit) for c in costs)}
+    off = {cost: distance(cost, limit) for cost in map(limit.count, shapes)}
+    closest = {f"{cost / limit.per:,.0f}" for cost, away in off.items() if away == min(off.values())}
     if fields[position] == "parameters":
         expected = {f"a target such as {cost}, a wider budget.tolerance, or a wider space" for cost in closest}
         assert caught.value.value == f"{case.budget['parameters']:,}"
@@ -94,8 +101,8 @@ def test_the_first_limit_that_leaves_nothing_names_what_comes_nearest_on_either_
     assert caught.value.accepted in expected
 
 
-def off(cost: int, limit: PlainLimit) -> float:
-    """How far from the limit; a target is a limit from both sides."""
+def distance(cost: int, limit: PlainLimit) -> float:
+    """From the limit; a target is a limit from both sides."""
     return float(min(abs(cost - end) for end in (limit.low, limit.high) if end is not None))
 
 
@@ -166,21 +173,21 @@ def test_a_cost_beyond_64_bits_is_refused(budget: dict[str, Any], field: str, wh
     )
 
 
+COSTS: dict[str, Callable[[CostModel], Polynomial]] = {
+    "prefill": lambda costs: costs.prefill_flops(2**26),
+    "decode": lambda costs: costs.decode_flops(2**50),
+    "memory": lambda costs: costs.cache_bytes("float8", 2**10, 2**43) + costs.weight_bytes("float8"),
+}
+
+
 @pytest.mark.parametrize("sliding", [0, 2])
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_what_is_not_refused_is_counted_exactly(phase: str, sliding: int) -> None:
-    """Just below the refusal: a context of twice as many tokens is too much for one of the two."""
+@pytest.mark.parametrize("kind", COSTS)
+def test_a_cost_just_below_64_bits_is_counted_to_the_last_bit(kind: str, sliding: int) -> None:
     teacher = small_llama(num_hidden_layers=4, num_sliding_layers=sliding, sliding_window=8 * bool(sliding))
-    context = 2**26 if phase == "prefill" else 2**50
     choices = {"num_hidden_layers": [4, 3, 2, 1], "intermediate_size": [14, 7, 1], "hidden_size": [24, 12]}
-    shapes = loop(teacher, choices, {}).fitting
-    served = {"dtype": "float8", "batch_size": 1, "context": context}
-    for count, limit in (
-        (flops_of(phase, context), lambda most: {"flops": {"max_per_token": most, "phase": phase, "context": context}}),
-        (bytes_of(served), lambda most: {"memory": {**served, "max_bytes": most}}),
-    ):
-        per = context if phase == "prefill" and count(teacher) != bytes_of(served)(teacher) else 1
-        for number in (5, 6):
-            most = count(shapes[number]) / per
-            fitting = [shape for shape in shapes if count(shape) <= most * per]
-            assert list(Case(teacher, choices, limit(most)).enumerate()) == fitting
+    costs = {s: COSTS[kind](CostModel(s)).at(sizes_of(s)) for s in loop(teacher, choices, {}).fitting}
+    assert max(costs.values()) > 2**57
+    shapes = grid(SearchSpace.model_validate(choices), teacher)
+    for most in {cost + off for cost in costs.values() for off in (-1, 0)}:
+        limit = Limit("field", "what", COSTS[kind](CostModel(teacher)), 0, most)
+        assert list(Enumeration(teacher, shapes, (limit,))) == [shape for shape, cost in costs.items() if cost <= most]

@@ -7,6 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api.cli import main
+from nas.spec_file import read_spec
 from nas.views import EnumerationView, ErrorView, HealthView, ModelView, SearchSummary, SearchView
 from tests.api.rest.answers import raw, refusal, tiny
 from tests.api.serving import Service
@@ -26,6 +28,27 @@ def test_an_enumeration_pages_through_its_candidates_and_starts_nothing(
     assert part.candidates == whole.candidates[1:3]
     assert part.num_fitting == 4
     refusal(http.get("/v1/searches/dry"), 404)
+
+
+@pytest.mark.parametrize("example", ["nemotron-4-15b/4b.yaml", "qwen3-8b/6b.yaml"])
+def test_rest_enumerates_what_the_command_enumerates(
+    http: httpx.Client, example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(__file__).parents[3] / "examples" / example
+    assert main(["enumerate", str(path), "--json"]) == 0
+    told = EnumerationView.model_validate_json(capsys.readouterr().out)
+    spec = read_spec(path).model_dump(mode="json")
+    assert EnumerationView.model_validate_json(http.post("/v1/enumerations", json=spec).content) == told
+    assert told.num_shapes - sum(each.shapes for each in told.removed) == told.num_fitting == len(told.candidates)
+
+
+def test_nothing_that_fits_is_answered_with_what_nearly_does(
+    http: httpx.Client, teacher_folder: Path, text_file: Path
+) -> None:
+    spec = {**tiny(teacher_folder, text_file, "none"), "budget": {"memory": {"max_bytes": 1000}}}
+    error = refusal(http.post("/v1/enumerations", json=spec), 422)
+    assert error.field == "budget.memory"
+    assert "leaves none of 8 shapes (nearest: 2 x 36 x 32 x 4/2 with " in error.message
 
 
 def test_a_search_is_created_once(http: httpx.Client, teacher_folder: Path, text_file: Path) -> None:
