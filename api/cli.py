@@ -144,7 +144,7 @@ def _add_latency(commands: Commands) -> None:
         "--seconds",
         type=_seconds,
         default=latency_command.SECONDS,
-        help="how long each forward pass is repeated, and at least 10 times (default: %(default)s)",
+        help="how long each forward pass is repeated, and at least 12 times (default: %(default)s)",
     )
     latency.add_argument("--ray-address", metavar="ADDRESS", help="time them on this Ray cluster, as host:port or auto")
     latency.add_argument("--json", action="store_true", help="print the table as JSON")

@@ -17,7 +17,6 @@ from rich.text import Text
 from api.display import FILE_WIDTH, SHAPE, plain_table
 from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
 from nas.architecture import Architecture
-from nas.cost import Dtype
 from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import FolderError, SpecError
 from nas.families import family_named
@@ -32,7 +31,17 @@ from nas.jobs import (
     WorkerPool,
     attempt_folder,
 )
-from nas.latency import PHASES, BlockShape, LatencyTable, Phase, TimedDtype, blocks_of, read_table, write_table
+from nas.latency import (
+    PHASES,
+    TIMED_DTYPES,
+    BlockShape,
+    LatencyTable,
+    Phase,
+    TimedDtype,
+    blocks_of,
+    read_table,
+    write_table,
+)
 from nas.model_folder import ModelFolder, inspect_config_folder
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
@@ -145,11 +154,12 @@ def _context(spec: SearchSpec, teacher: Architecture) -> int:
 
 def _dtype(spec: SearchSpec, teacher: ModelFolder) -> TimedDtype:
     """What the spec says that weights are served in; else what the teacher's are stored in."""
-    given: Dtype | str = spec.serving.dtype or teacher.dtype
-    if given == "float32" or given == "bfloat16" or given == "float16":
-        return given
-    problem = "cannot be timed, since nothing here computes in it"
-    raise SpecError("serving.dtype", given, problem, "float32, bfloat16, float16, or nothing for the teacher's own")
+    given = spec.serving.dtype or teacher.dtype
+    timed = next((dtype for dtype in TIMED_DTYPES if dtype == given), None)
+    if timed is None:
+        accepted = f"{', '.join(TIMED_DTYPES)}, or nothing for the teacher's own"
+        raise SpecError("serving.dtype", given, "cannot be timed, since nothing here computes in it", accepted)
+    return timed
 
 
 def _new_file(into: Path) -> Path:

@@ -24,6 +24,8 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 TimedDtype = Literal["float32", "bfloat16", "float16"]
 """What weights and products may be in; for others, a model would have to be quantised first."""
 
+TIMED_DTYPES: tuple[TimedDtype, ...] = ("float32", "bfloat16", "float16")
+
 _FIELD = "budget.latency.table"
 _ACCEPTED = "a file that topiary latency wrote"
 _SHARED = tuple(name for name in Architecture.model_fields if name not in (*AXES, "num_sliding_layers"))

@@ -21,7 +21,7 @@ from nas.compression.checkpoint import (
 from nas.compression.data import Batch, PackedTokens, training_documents, validation_documents, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
-from nas.compression.latency import Bench, Effort, measure
+from nas.compression.latency import Bench, measure
 from nas.compression.prune import choose, cut
 from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher
@@ -220,13 +220,14 @@ def latency(spec: Latency, attempt: AttemptFolder) -> LatencyMeasured:
         dtype=spec.dtype,
         batch_size=spec.batch_size,
         context=spec.context,
-        effort=Effort(seconds=spec.seconds),
+        phases=spec.phases,
+        seconds=spec.seconds,
     )
 
     def progress(done: int, total: int) -> None:
         attempt.report_progress(JobProgress(done=done, total=total, unit="models"))
 
-    table = measure(bench, spec.blocks, spec.checks, spec.phases, progress)
+    table = measure(bench, spec.blocks, spec.checks, progress)
     file = attempt.path / "latency.json"
     write_table(file, table)
     return LatencyMeasured(table=str(file))

@@ -41,6 +41,8 @@ class Scores:
     @classmethod
     def load(cls, path: Path) -> "Scores":
         tensors = read_weights(path)
+        if "layers" in tensors:  # Files of before there were experts have none.
+            tensors.setdefault("experts", torch.zeros(len(tensors["layers"]), 0, dtype=torch.float64))
         if set(tensors) != set(cls.__annotations__):
             raise CheckpointError(path, "is not a scores file")
         return cls(**tensors)

@@ -77,7 +77,7 @@ def nearest(limit: PlainLimit, shapes: list[Architecture]) -> list[list[str]]:
     return [[f"{s.label} with {cost / limit.per:,.0f}" for s, cost in costs.items() if cost == end] for end in ends]
 
 
-@settings(derandomize=True, deadline=None, max_examples=120)
+@settings(derandomize=True, deadline=None, max_examples=80)
 @given(impossible())
 def test_the_first_limit_that_leaves_nothing_names_what_comes_nearest_on_either_side(case: Case) -> None:
     plain = case.loop

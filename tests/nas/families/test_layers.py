@@ -11,7 +11,7 @@ from tests.nas.families.small import parsed
 
 WINDOW = {"sliding_window": 3}
 USED = {**WINDOW, "use_sliding_window": True}
-MIXED = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+MIXED = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
 ALL_FULL = ["full_attention"] * 4
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -37,7 +37,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         USED,
         {"use_sliding_window": True},
         {**USED, "no_rope_layer_interval": 2},
-        {**USED, "no_rope_layers": [1, 0, 0, 1]},
+        {**USED, "no_rope_layers": [1, 0, 1, 1]},
         {**USED, "layer_types": MIXED},
         {**WINDOW, "layer_types": MIXED},
     ],
@@ -99,8 +99,11 @@ def test_the_layers_that_attend_to_a_window_are_those_of_transformers(
     assert teacher.num_sliding_layers == sum(theirs)
     assert not sum(theirs) or teacher.sliding_window == 3
     for kept_layers in ((1, 2), (0,)):
-        student = family.config(config, teacher.resized(num_hidden_layers=len(kept_layers)), kept_layers)
+        shape = teacher.resized(num_hidden_layers=len(kept_layers))
+        student = family.config(config, shape, kept_layers)
         assert windowed(student) == [theirs[i] for i in kept_layers]
+        if sum(theirs[i] for i in kept_layers) == shape.num_sliding_layers:
+            assert family.architecture(student) == shape
 
 
 def test_every_family_with_windows_is_looked_at() -> None:
@@ -117,7 +120,7 @@ def test_every_family_with_windows_is_looked_at() -> None:
 
 @pytest.mark.parametrize("kept_layers", [(0, 3), (1, 2, 3), (3,), (0, 1, 2, 3)])
 @pytest.mark.parametrize(
-    "settings", [{}, {"no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1, 1, 0]}, {"no_rope_layers": None}]
+    "settings", [{}, {"no_rope_layer_interval": 2}, {"no_rope_layers": [0, 1, 0, 0]}, {"no_rope_layers": None}]
 )
 def test_the_layers_that_stay_rotate_as_before(settings: dict[str, Any], kept_layers: tuple[int, ...]) -> None:
     family, config = family_named("smollm3"), config_of("smollm3", **settings)

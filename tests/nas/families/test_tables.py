@@ -1,7 +1,10 @@
 """Every family's table against what transformers builds, without storage, from the config that the family writes."""
 
+import re
+from dataclasses import fields
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,8 +13,13 @@ from hypothesis import strategies as st
 
 from nas.architecture import AXES, Architecture
 from nas.families import FAMILIES, Family
+from nas.families.config import ConfigRules
+from nas.families.parameter import Parameter, Rescale, Run
 from nas.polynomial import Polynomial
 from tests.nas.families.small import ALL, Variant, on_meta, students, tensors_on_disk
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def sizes_of(shape: Architecture) -> dict[str, int]:
@@ -70,6 +78,22 @@ def test_the_polynomial_counts_a_grid_of_shapes_at_once(variant: Variant) -> Non
         assert all(axis not in names for part in (intercept, slope) for names in part.terms)
         for sizes in ({**sizes_of(teacher), axis: size} for size in (0, 1, 7)):
             assert intercept.at(sizes) + slope.at(sizes) * sizes[axis] == polynomial.at(sizes)
+
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_families_shows_the_table_that_there_is() -> None:
+    (table,) = (code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "Family(" in code)
+    names: dict[str, Any] = {}
+    exec(table, names)
+    assert names["STARCODER2"] == FAMILIES["starcoder2"]
+
+
+@pytest.mark.parametrize("part", [Family, Parameter, Run, Rescale, ConfigRules])
+def test_the_page_on_families_has_every_entry(part: "type[DataclassInstance]") -> None:
+    for entry in fields(part):
+        assert re.search(rf"\b{entry.name}\b", PAGE), entry.name
 
 
 polynomials = st.dictionaries(
