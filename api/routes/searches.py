@@ -150,7 +150,7 @@ def list_models_of_search(name: SearchName, database: OpenDatabase) -> list[Mode
 
 
 def _csv(rows: tuple[Standing, ...]) -> str:
-    """One column for each field of a standing, with its four varied sizes in place of the architecture."""
+    """One column for each field of a standing, with its sizes along the axes in place of the architecture."""
     plain = [field for field in Standing.model_fields if field != "architecture"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
-from nas.compression.memory import layers_that_fit
+from nas.compression.memory import FREE_SHARE, free_bytes, layers_that_fit
 from nas.compression.passes import Effort, Passes, attention_keeps_scores, random_model, time_passes
 from nas.latency import (
     BlockShape,
@@ -41,7 +41,8 @@ from nas.model_folder import ModelFolder
 class Bench:
     """What is timed: models of the teacher's kind on `device`, in `dtype`, for `batch_size` sequences of `context`.
 
-    Each pass is repeated at least `repetitions` times and for at least `seconds`, spread over `rounds`.
+    Each pass is repeated at least `repetitions` times and for at least `seconds`, spread over `rounds`. `room` is how
+    many bytes a whole model may take; left out, most of what the device has free.
     """
 
     teacher: ModelFolder
@@ -53,6 +54,7 @@ class Bench:
     seconds: float = 0.5
     repetitions: int = 12
     rounds: int = 3
+    room: float | None = None
 
     @property
     def effort(self) -> Effort:
@@ -118,7 +120,7 @@ def _fitting(bench: Bench, architecture: Architecture) -> Architecture:
     num_layers = layers_that_fit(
         architecture,
         bench.dtype,
-        bench.device,
+        FREE_SHARE * free_bytes(bench.device) if bench.room is None else bench.room,
         bench.batch_size,
         bench.context,
         eager=attention_keeps_scores(bench.teacher.config),
@@ -142,25 +144,25 @@ def _time(bench: Bench, architecture: Architecture, samples: dict[Phase, _Sample
     """Adds the samples of one model: of its parts, or of all of it."""
     family, kept_layers = bench.teacher.family, _like(bench.teacher, architecture)
     config = family.config(bench.teacher.config, architecture, kept_layers)
-    with random_model(config, getattr(torch, bench.dtype), bench.device) as model:
-        names = [family.taps.block.format(i=i) for i in range(len(kept_layers))] if in_parts else []
-        layers = [model.get_submodule(name) for name in names]
-        for phase, found in samples.items():
-            passes = Passes(
-                model,
-                phase,
-                batch_size=bench.batch_size,
-                context=bench.context,
-                learned_positions=architecture.max_position_embeddings,
-            )
-            times = time_passes(passes, bench.effort, layers, bench.device)
-            if not in_parts:
-                found.whole.setdefault(architecture, []).extend(sum(row) for row in times)
-                continue
-            found.outside.setdefault(architecture.hidden_size, []).extend(sum(row[::2]) for row in times)
-            for i, layer in enumerate(kept_layers):
-                block = _block(architecture, sliding=bench.teacher.sliding_layers[layer])
-                found.blocks.setdefault(block, []).extend(row[2 * i + 1] for row in times)
+    model = random_model(config, getattr(torch, bench.dtype), bench.device)
+    names = [family.taps.block.format(i=i) for i in range(len(kept_layers))] if in_parts else []
+    layers = [model.get_submodule(name) for name in names]
+    for phase, found in samples.items():
+        passes = Passes(
+            model,
+            phase,
+            batch_size=bench.batch_size,
+            context=bench.context,
+            learned_positions=architecture.max_position_embeddings,
+        )
+        times = time_passes(passes, bench.effort, layers, bench.device)
+        if not in_parts:
+            found.whole.setdefault(architecture, []).extend(sum(row) for row in times)
+            continue
+        found.outside.setdefault(architecture.hidden_size, []).extend(sum(row[::2]) for row in times)
+        for i, layer in enumerate(kept_layers):
+            block = _block(architecture, sliding=bench.teacher.sliding_layers[layer])
+            found.blocks.setdefault(block, []).extend(row[2 * i + 1] for row in times)
 
 
 def _block(architecture: Architecture, *, sliding: bool) -> BlockShape:

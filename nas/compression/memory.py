@@ -8,18 +8,17 @@ import torch
 from nas.architecture import Architecture
 from nas.cost import CostModel, Dtype, sizes_of
 
-_SHARE = 0.8
-"""Of what is free: estimates are not exact, and others use memory too."""
+FREE_SHARE = 0.8
+"""Of what is free, to be counted on: estimates are not exact, and others use memory too."""
 
 
 def layers_that_fit(
-    architecture: Architecture, dtype: Dtype, device: torch.device, batch_size: int, context: int, *, eager: bool
+    architecture: Architecture, dtype: Dtype, room: float, batch_size: int, context: int, *, eager: bool
 ) -> int:
-    """How many layers of a model its device holds for a forward pass over batch_size x context tokens, at least 2.
+    """With how many of its layers a model runs over batch_size x context tokens in `room` bytes, at least 2.
 
     All of them where there is room, or where there are no more than 2. `eager`: attention keeps all scores of a layer.
     """
-    room = _SHARE * free_bytes(device)
     passing = _bytes_in_passing(architecture, batch_size, context, eager=eager)
     for num_layers in range(architecture.num_hidden_layers, 2, -1):
         shape = architecture.resized(num_hidden_layers=num_layers)
