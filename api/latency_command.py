@@ -258,7 +258,7 @@ def summary(plan: Plan, table: LatencyTable) -> RenderableType:
     for name, shape in rows.items():
         times = [_milliseconds(table.milliseconds(shape, phase)) for phase in table.phases]
         sums.add_row(name, shape.label, f"{family_named(shape.family).count(shape):,}", *times)
-    checks = plain_table(["measured whole", "phase", "by blocks ms", "measured ms", "ratio", "layers left out"])
+    checks = plain_table(["measured whole", "phase", "by blocks ms", "measured ms", "quartiles", "ratio", "left out"])
     for phase in table.phases:
         for check in table.checks(phase):
             checks.add_row(
@@ -266,8 +266,9 @@ def summary(plan: Plan, table: LatencyTable) -> RenderableType:
                 phase,
                 _milliseconds(check.predicted_milliseconds),
                 _milliseconds(check.measured.median),
+                f"{_milliseconds(check.measured.lower_quartile)} to {_milliseconds(check.measured.upper_quartile)}",
                 f"{check.ratio:.2f}",
-                str(check.layers_left_out or ""),
+                f"{check.layers_left_out} layers" if check.layers_left_out else "",
             )
     on = table.measured_on
     told = (

@@ -59,6 +59,8 @@ class Architecture(Border):
         for part, whole in (("num_experts_per_tok", "num_experts"), ("num_sliding_layers", "num_hidden_layers")):
             if getattr(self, part) > getattr(self, whole):
                 raise ValueError(f"{part}: {getattr(self, part)} is more than the {getattr(self, whole)} {whole}")
+        if self.num_experts and not self.num_experts_per_tok:
+            raise ValueError("num_experts_per_tok: 0 of the experts would do nothing")
         return self
 
     @property

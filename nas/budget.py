@@ -45,7 +45,7 @@ class FlopsBudget(Border):
 
     max_per_token: Number = Field(gt=0, description="a number of FLOPs, above 0")
     phase: Literal["prefill", "decode"] = Field(
-        default="prefill", description="prefill (the mean over a sequence) or decode (the token after one)"
+        default="prefill", description="prefill (the mean over a sequence) or decode (the token that ends one)"
     )
     context: Count | None = Field(
         default=None, gt=0, description="tokens of the sequence, at least 1; left out, data.sequence_length"

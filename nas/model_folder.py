@@ -44,6 +44,12 @@ class ModelFolder:
         return bool(self.files)
 
     @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the config says the model was made for."""
+        given = self.family.rules.read(self.config, "max_position_embeddings")
+        return given if isinstance(given, int) else None
+
+    @property
     def sliding_layers(self) -> tuple[bool, ...]:
         """For every layer, whether it attends to a window only."""
         return self.family.rules.sliding_layers(self.config, self.architecture.num_hidden_layers)

@@ -42,10 +42,8 @@ def enumerate_spec(spec: SearchSpec, *, limit: int | None = None, offset: int = 
 
 
 def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset: int) -> EnumerationView:
-    length, positions = spec.data.sequence_length, teacher.config.get("max_position_embeddings")
-    if isinstance(positions, int) and length > positions:
-        problem = f"is longer than the teacher's {positions} positions"
-        raise SpecError("data.sequence_length", length, problem, f"2 to {positions}")
+    length = spec.data.sequence_length
+    _check_positions(teacher, spec)
     found = enumerate_candidates(spec.space, spec.budget, teacher.architecture, sequence_length=length)
     if spec.sample_size is None:
         page = found.first(len(found) if limit is None else limit, offset)
@@ -65,6 +63,28 @@ def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset
         num_candidates=len(found) if spec.sample_size is None else min(spec.sample_size, len(found)),
         candidates=tuple(stated.candidate(shape, found.milliseconds(shape)) for shape in page),
     )
+
+
+def _check_positions(teacher: ModelFolder, spec: SearchSpec) -> None:
+    """Raises SpecError for sequences that are longer than the teacher was made for.
+
+    What is only counted may be longer, unless positions are learned: then there is nothing beyond them.
+    """
+    length, positions = spec.data.sequence_length, teacher.max_positions
+    if positions is not None and length > positions:
+        problem = f"is longer than the teacher's {positions} positions"
+        raise SpecError("data.sequence_length", length, problem, f"2 to {positions}")
+    budget, learned = spec.budget, teacher.architecture.max_position_embeddings
+    contexts = {
+        "serving.context": spec.serving.context,
+        "budget.memory.context": None if budget.memory is None else budget.memory.context,
+        "budget.flops.context": None if budget.flops is None else budget.flops.context,
+    }
+    for field, context in contexts.items():
+        if learned and context is not None and context > learned:
+            raise SpecError(
+                field, context, f"is longer than the teacher's {learned} learned positions", f"up to {learned}"
+            )
 
 
 class _Stated:

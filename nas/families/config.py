@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from nas.errors import TeacherError
 from nas.families.layers import LAYER_TYPES, SLIDING, LayerValue, PerLayer
@@ -59,20 +59,17 @@ class ConfigRules:
         """An Architecture field as the config has it; its default where the config leaves it out."""
         if name in self.settings:
             return self.settings[name].read(config)
-        for key in self.keys_of(name):
-            if key in config:
-                return config[key]
-        return self.defaults.get(name)
+        return next((config[key] for key in self.keys_of(name) if key in config), self.defaults.get(name))
 
     def sizes(self, config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         """The named fields, with what transformers derives where the config has nothing or null."""
         values = {name: self.read(config, name) for name in names}
         hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
-        if values.get("head_dim") is None:
-            values["head_dim"] = _quotient(hidden, heads)
+        if values.get("head_dim") is None:  # 0 where it is not to be had, which no Architecture accepts.
+            values["head_dim"] = hidden // heads if _is_size(hidden) and _is_size(heads) else 0
         if values.get("num_key_value_heads") is None:
             values["num_key_value_heads"] = heads
-        if values.get("intermediate_size") is None and self.intermediate_factor and isinstance(hidden, int):
+        if values.get("intermediate_size") is None and self.intermediate_factor and _is_size(hidden):
             values["intermediate_size"] = self.intermediate_factor * hidden
         return values
 
@@ -103,8 +100,7 @@ class ConfigRules:
             return 0
         if "sliding_window" not in self.defaults:
             return 0
-        window = config.get("sliding_window", self.defaults["sliding_window"])
-        return window if isinstance(window, int) and window > 0 else 0
+        return config.get("sliding_window", self.defaults["sliding_window"]) or 0
 
     def sliding_layers(self, config: Mapping[str, Any], num_layers: int) -> tuple[bool, ...]:
         """For every layer, whether it attends to a window only."""
@@ -117,18 +113,22 @@ class ConfigRules:
         return tuple(types is not None and types[i] == SLIDING for i in range(num_layers))
 
     def check(self, config: Mapping[str, Any], num_layers: int, source: str) -> None:
-        """Raises TeacherError for a setting that the table does not hold for, and a list of another length."""
+        """Raises TeacherError for a setting that the table does not hold for, or that transformers would refuse."""
         for each in self.requirements:
             if each.key in config and config[each.key] not in each.accepted:
                 accepted = " or ".join(str(value) for value in each.accepted)
                 raise TeacherError("teacher", source, f"has {each.key} {config[each.key]}", f"{each.key} {accepted}")
         for listed in self.per_layer:
-            values = config.get(listed.key)
-            if values is not None and (not isinstance(values, list) or len(values) != num_layers):
-                problem = f"has {listed.key} {values} for {num_layers} layers"
-                raise TeacherError("teacher", source, problem, f"a list of {num_layers} entries")
+            if problem := listed.problem(config, num_layers):
+                raise TeacherError("teacher", source, *problem)
+        for name, keys in self.keys.items():
+            given = {key: config[key] for key in keys if config.get(key) is not None}
+            if len(set(given.values())) > 1:
+                raise TeacherError("teacher", source, f"has {given}, all of which mean {name}", "one value for all")
+        window = config.get("sliding_window")
+        if "sliding_window" in self.defaults and window is not None and not _is_size(window):
+            raise TeacherError("teacher", source, f"has sliding_window {window}", "a whole number above 0, or null")
 
 
-def _quotient(size: object, parts: object) -> int:
-    """What a config means that leaves it out; 0, which no Architecture accepts, where it is not to be had."""
-    return size // parts if isinstance(size, int) and isinstance(parts, int) and parts > 0 else 0
+def _is_size(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0

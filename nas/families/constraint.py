@@ -13,6 +13,10 @@ class Multiple:
     field: str
     of: str
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.field, self.of
+
     def holds(self, sizes: Mapping[str, Any]) -> Any:
         return sizes[self.field] % sizes[self.of] == 0
 
@@ -27,6 +31,10 @@ class Product:
     field: str
     factors: tuple[str, ...]
     when: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.field, *self.factors
 
     def holds(self, sizes: Mapping[str, Any]) -> Any:
         if self.when is not None and not sizes[self.when]:

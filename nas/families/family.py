@@ -65,6 +65,12 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a table that the grid of shapes could not follow: it goes by pairs of heads."""
+        bound = {name for constraint in self.constraints for name in constraint.fields}
+        if not bound <= {"hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"}:
+            raise ValueError(f"{self.model_type}: constraints may bind hidden_size and heads only, not {bound}")
+
     @property
     def has_experts(self) -> bool:
         return self.taps.experts is not None
@@ -89,23 +95,26 @@ class Family:
         setting that the table does not hold for.
         """
         values = self.rules.sizes(config, self.fields)
-        for name, value in values.items():
-            if value is None and Architecture.model_fields[name].is_required():
+        required = {name for name in values if Architecture.model_fields[name].is_required() or "expert" in name}
+        for name in sorted(required, key=list(values).index):
+            if values[name] is None:
                 keys = " or ".join(self.rules.keys_of(name) or (name,))
                 raise TeacherError("teacher", source, f"has no {keys}", f"a complete {self.model_type} config")
         given = {name: value for name, value in values.items() if value is not None}
         try:
-            shape = Architecture.model_validate({"family": self.model_type, **given})
-            self.rules.check(config, shape.num_hidden_layers, source)
-            sliding = sum(self.rules.sliding_layers(config, shape.num_hidden_layers))
-            windows = {"num_sliding_layers": sliding, "sliding_window": self.rules.window(config)}
-            shape = Architecture.model_validate({"family": self.model_type, **given, **windows})
+            # Strictly: what transformers refuses, such as "24" for 24, is not to be guessed.
+            shape = Architecture.model_validate({"family": self.model_type, **given}, strict=True)
         except ValidationError as error:
             problem = f"is not a legal shape ({_first_of(error)})"
             raise TeacherError("teacher", source, problem, "a legal config") from error
-        if broken := self.broken(shape):
-            raise TeacherError("teacher", source, f"is not a legal {self.model_type}", broken[0])
-        return shape
+        self.rules.check(config, shape.num_hidden_layers, source)
+        if self.has_experts and not shape.num_experts:
+            raise TeacherError("teacher", source, "has no experts", f"a {self.model_type} with experts")
+        if broken := [constraint for constraint in self.constraints if not constraint.holds(shape.model_dump())]:
+            sizes = ", ".join(f"{name} {getattr(shape, name)}" for name in broken[0].fields)
+            raise TeacherError("teacher", source, f"is not a legal {self.model_type} ({sizes})", str(broken[0]))
+        sliding = sum(self.rules.sliding_layers(config, shape.num_hidden_layers))
+        return shape.model_copy(update={"num_sliding_layers": sliding, "sliding_window": self.rules.window(config)})
 
     def config(
         self, teacher_config: Mapping[str, Any], student: Architecture, kept_layers: tuple[int, ...]
@@ -125,14 +134,10 @@ class Family:
 
     # --- sizes ----------------------------------------------------------------------------------------------
 
-    def broken(self, architecture: Architecture) -> list[str]:
-        """The constraints that this shape breaks."""
-        sizes = architecture.model_dump()
-        return [str(constraint) for constraint in self.constraints if not constraint.holds(sizes)]
-
     def is_legal(self, architecture: Architecture) -> bool:
         """Whether transformers accepts a config of this shape."""
-        return not self.broken(architecture)
+        sizes = architecture.model_dump()
+        return all(constraint.holds(sizes) for constraint in self.constraints)
 
     def tensors(self, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor of a checkpoint with this architecture."""

@@ -12,7 +12,7 @@ from nas import counting, enumeration
 from nas.architecture import Architecture
 from nas.counting import along_of
 from nas.errors import BudgetError, SpecError
-from tests.nas.loops import Case, cases, combinations
+from tests.nas.loops import Case, bytes_of, cases, combinations, count_of, loop
 from tests.nas.shapes import LLAMA_8B, small_llama
 
 GQA = small_llama(num_hidden_layers=4, intermediate_size=30)
@@ -78,6 +78,30 @@ def test_counting_along_layers_and_along_the_mlp_is_the_same(case: Case) -> None
             counted = counting.count(found.grid, found.limits)
         assert counted.within == tuple(map(len, case.loop.left))
         assert counted.of_block.tolist() == blocks
+
+
+SHAPES: dict[str, list[int]] = {
+    "num_hidden_layers": [4, 3, 2, 1],
+    "intermediate_size": [30, 25, 20, 15, 10, 5],
+    "num_attention_heads": [6, 2],
+    "num_key_value_heads": [2, 1],
+}
+
+
+@pytest.mark.parametrize("along", ["num_hidden_layers", "intermediate_size"])
+def test_limits_that_pull_apart_leave_what_is_within_both(along: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full cache is of layers and key-value heads, parameters mostly of the MLP: many rows are within neither."""
+    monkeypatch.setattr(counting, "along_of", lambda plane: along)
+    served = {"dtype": "bfloat16", "batch_size": 40, "context": 40}
+    shapes = loop(GQA, SHAPES, {}).fitting
+    parameters, memory = ({shape: count(shape) for shape in shapes} for count in (count_of("total"), bytes_of(served)))
+    for least in sorted(set(parameters.values()))[::4]:
+        for most in sorted(set(memory.values()))[::4]:
+            fitting = [shape for shape in shapes if parameters[shape] >= least and memory[shape] <= most]
+            if fitting:
+                budget = {"total_parameters": {"min": least}, "memory": {**served, "max_bytes": most}}
+                found = Case(GQA, SHAPES, budget).enumerate()
+                assert (list(found), found.first(99, 1)) == (fitting, fitting[1:])
 
 
 @pytest.mark.parametrize(
@@ -170,8 +194,8 @@ def test_of_near_duplicates_the_first_stays(case: Case, thin: str, size: int, of
 
 
 def test_a_share_is_meant_exactly() -> None:
-    """100 * 1.1 in floating point is more than 110, and 60 * 1.15 less than 69."""
-    for thin, larger, smaller in ((0.1, 110, 100), (0.15, 69, 60)):
+    """100 * 1.15 in floating point is less than 115."""
+    for thin, larger, smaller in ((0.1, 110, 100), (0.15, 115, 100)):
         wide = small_llama(intermediate_size=larger)
         for size, number in ((smaller, 1), (smaller - 1, 2)):
             assert len(Case(wide, {"intermediate_size": [larger, size]}, MOST).enumerate(thin=thin)) == number

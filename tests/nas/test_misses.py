@@ -45,9 +45,9 @@ def impossible(draw: st.DrawFn) -> Case:
 @st.composite
 def beside(draw: st.DrawFn, field: str, shapes: list[Architecture]) -> dict[str, Any]:
     if field == "memory":
-        return {field: {**SERVED, "max_bytes": least(bytes_of(SERVED), shapes) - 1}}
+        return {field: {**SERVED, "max_bytes": draw(below(least(bytes_of(SERVED), shapes)))}}
     if field == "flops":
-        most = (least(flops_of("prefill", 4), shapes) - 1) / 4
+        most = draw(below(least(flops_of("prefill", 4), shapes))) / 4
         return {field: {"phase": "prefill", "context": 4, "max_per_token": most}}
     counting = draw(st.sampled_from(COUNTINGS)) if field == "parameters" else field.removesuffix("_parameters")
     costs = sorted({count_of(counting)(shape) for shape in shapes})
@@ -59,6 +59,11 @@ def beside(draw: st.DrawFn, field: str, shapes: list[Architecture]) -> dict[str,
         target = draw(st.sampled_from([end for end in (low, high) if end is not None]))
         return {"parameters": target, "tolerance": 0, "counting": counting}
     return {field: {end: number for end, number in (("min", low), ("max", high)) if number is not None}}
+
+
+def below(number: int) -> st.SearchStrategy[int]:
+    """Just below, or so far that what earlier limits removed may come nearer."""
+    return st.sampled_from([number - 1, number * 9 // 10, number // 2])
 
 
 def least(count: Count, shapes: list[Architecture]) -> int:
@@ -80,6 +85,29 @@ def nearest(limit: PlainLimit, shapes: list[Architecture]) -> list[list[str]]:
 @settings(derandomize=True, deadline=None, max_examples=80)
 @given(impossible())
 def test_the_first_limit_that_leaves_nothing_names_what_comes_nearest_on_either_side(case: Case) -> None:
+    check_the_answer(case)
+
+
+SHAPES = {"num_hidden_layers": [4, 2, 1], "hidden_size": [24, 18, 12], "intermediate_size": [30, 20, 10, 5]}
+MANY_WORDS = small_llama(num_hidden_layers=4, intermediate_size=30, vocab_size=400)
+"""Its embeddings outweigh its layers, so that parameters with and without them order shapes differently."""
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_what_earlier_limits_removed_of_a_row_is_not_named(end: str) -> None:
+    """Wherever the first limit cuts the rows, something that it removes comes nearer to the second, if anything can."""
+    parameters, inner = count_of("total"), count_of("non_embedding")
+    shapes = loop(MANY_WORDS, SHAPES, {}).fitting
+    for cut in sorted(map(parameters, shapes)):
+        left = [inner(s) for s in shapes if (parameters(s) >= cut if end == "min" else parameters(s) <= cut)]
+        lower = max((cost for cost in map(inner, shapes) if cost < min(left)), default=min(left))
+        higher = min((cost for cost in map(inner, shapes) if cost > max(left)), default=max(left))
+        second = {"max": lower - 1} if end == "min" else {"min": higher + 1}
+        budget = {"total_parameters": {end: cut}, "non_embedding_parameters": second}
+        check_the_answer(Case(MANY_WORDS, SHAPES, budget))
+
+
+def check_the_answer(case: Case) -> None:
     plain = case.loop
     position = next(number for number, left in enumerate(plain.left[1:]) if not left)
     limit, shapes = plain.limits[position], plain.left[position]
@@ -159,6 +187,11 @@ def test_flops_are_named_per_token() -> None:
             "bytes of weights and cache (1099511627776 x 1,048,576 tokens, bfloat16)",
         ),
         (
+            {"memory": {"max_bytes": 1e30, "batch_size": 2**30, "context": 2**24}},
+            "budget.memory",
+            "bytes of weights and cache (1073741824 x 16,777,216 tokens, bfloat16)",
+        ),
+        (
             {"flops": {"max_per_token": 1e9, "context": 2**31}},
             "budget.flops",
             "FLOPs per token (prefill, 2,147,483,648 tokens)",
@@ -171,6 +204,19 @@ def test_a_cost_beyond_64_bits_is_refused(budget: dict[str, Any], field: str, wh
     assert str(caught.value) == (
         f"{field}: {what} is too large to be counted; accepted: a shorter context or smaller batch."
     )
+
+
+def test_half_of_what_is_refused_is_counted() -> None:
+    """2^61 bytes of cache, and the weights; twice as many are refused above."""
+    budget = {"memory": {"max_bytes": 1e30, "batch_size": 2**30, "context": 2**23, "dtype": "bfloat16"}}
+    assert list(Case(GQA, {}, budget).enumerate()) == [GQA]
+
+
+def test_a_window_does_not_hide_a_context_that_64_bits_do_not_hold() -> None:
+    """The cost is small then, but not each part of the sum that it is."""
+    teacher = small_llama(num_sliding_layers=3, sliding_window=4)
+    with pytest.raises(SpecError, match="is too large to be counted"):
+        Case(teacher, {}, {"memory": {"max_bytes": 1e9, "context": 2**62}}).enumerate()
 
 
 COSTS: dict[str, Callable[[CostModel], Polynomial]] = {

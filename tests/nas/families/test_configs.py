@@ -1,5 +1,6 @@
 """How configs are read and written, against what transformers takes the same configs to mean."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from nas.architecture import Architecture
 from nas.compression.prune import choose
 from nas.errors import TeacherError
 from nas.families import FAMILIES, Family, family_named
+from nas.families.constraint import Multiple
 from tests.nas.families.small import ALL, Variant, on_meta, parsed, random_scores, students, tensors_on_disk
 
 SIZES = {
@@ -272,12 +274,54 @@ def test_an_illegal_shape_is_refused_with_what_would_be_legal(variant: Variant) 
     family, illegal = variant.family, one_channel_more(variant)
     with pytest.raises(TeacherError) as caught:
         family.architecture({**variant.config, family.rules.keys_of("hidden_size")[0]: illegal.hidden_size})
-    any_multiple = family.model_type in ("llama", "gemma2", "gemma3_text")
-    legal = "a multiple of num_attention_heads" if any_multiple else "num_attention_heads x head_dim"
-    expected = f"teacher: config.json is not a legal {family.model_type}; accepted: hidden_size as {legal}."
-    assert str(caught.value) == expected
+    (rule, *_) = family.constraints
+    message = str(caught.value)
+    assert message.startswith(
+        f"teacher: config.json is not a legal {family.model_type} (hidden_size {illegal.hidden_size}"
+    )
+    assert message.endswith(f"; accepted: {rule}.")
 
 
 def test_the_families_whose_hidden_size_is_not_free() -> None:
     tied_to_heads = {"llama", "gemma2", "gemma3_text", "phi3", "starcoder2", "stablelm", "gpt_neox", "gpt2"}
     assert {variant.family.model_type for variant in CONSTRAINED} == tied_to_heads
+
+
+MALFORMED = [
+    ("qwen2", {"max_window_layers": "x", "use_sliding_window": True}, "has max_window_layers x"),
+    ("mistral", {"sliding_window": "3"}, "has sliding_window 3"),
+    ("mistral", {"sliding_window": True}, "has sliding_window True"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "has sliding_window_pattern 0"),
+    ("gemma3_text", {"sliding_window_pattern": "2"}, "has sliding_window_pattern 2"),
+    ("gemma2", {"layer_types": ["chunked_attention"] * 4}, "has chunked_attention in layer_types"),
+    ("qwen3", {"layer_types": [1, 2, 3, 4]}, "has 1 in layer_types"),
+    ("smollm3", {"no_rope_layers": ["a", 1, 1, 0]}, "has a in no_rope_layers"),
+    ("smollm3", {"no_rope_layers": [True, 1, 1, 0]}, "has True in no_rope_layers"),
+    ("llama", {"num_hidden_layers": True}, "num_hidden_layers: True"),
+    ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings: no"),
+    ("llama", {"hidden_size": "24"}, "hidden_size: 24 should be a valid integer"),
+    ("qwen3_moe", {"num_experts": 0, "num_experts_per_tok": 0}, "has no experts"),
+    ("qwen3_moe", {"num_experts_per_tok": None}, "has no num_experts_per_tok"),
+    ("mixtral", {"num_local_experts": None}, "has no num_local_experts or num_experts"),
+    ("mixtral", {"num_experts_per_tok": 0}, "num_experts_per_tok: 0 of the experts would do nothing"),
+    (
+        "gpt2",
+        {"num_hidden_layers": 2},
+        "has {'n_layer': 4, 'num_hidden_layers': 2}, all of which mean num_hidden_layers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes", "problem"), MALFORMED)
+def test_what_a_config_cannot_mean_is_refused_and_never_guessed(
+    model_type: str, changes: dict[str, Any], problem: str
+) -> None:
+    variant = next(each for each in ALL if each.family.model_type == model_type)
+    with pytest.raises(TeacherError) as caught:
+        variant.family.architecture({**variant.config, **changes})
+    assert problem in str(caught.value)
+
+
+def test_a_table_with_a_constraint_that_the_grid_does_not_follow_is_refused() -> None:
+    with pytest.raises(ValueError, match="llama: constraints may bind hidden_size and heads only"):
+        replace(FAMILIES["llama"], constraints=(Multiple("intermediate_size", "num_attention_heads"),))
