@@ -217,9 +217,10 @@ def summary(view: SearchView) -> str:
     for promotion in view.promotions:
         row = next(row for row in view.leaderboard if row.candidate_id == promotion.candidate_id)
         architecture = promotion.architecture
+        experts = f", {architecture.num_experts} experts" if architecture.num_experts else ""
         lines += [
             f"winner          {architecture.num_hidden_layers} layers, hidden {architecture.hidden_size}, "
-            f"ffn {architecture.intermediate_size}, {architecture.num_attention_heads} heads in "
+            f"ffn {architecture.intermediate_size}{experts}, {architecture.num_attention_heads} heads in "
             f"{architecture.num_key_value_heads} groups; {row.parameters:,} parameters",
             f"its loss        {words.loss(row.loss_after_pruning)} after pruning, {words.loss(row.loss)} after "
             f"{words.tokens(row.tokens)} tokens of trial, {words.loss(promotion.curve[-1].loss)} after "

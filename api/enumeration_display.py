@@ -1,30 +1,61 @@
 """What `topiary enumerate` prints: how many shapes fit, what removed the others, and what each candidate costs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from api import words
 from api.display import SHAPE, plain_table
+from nas.architecture import Architecture
+from nas.cost import Cost
 from nas.spec import SearchSpec
-from nas.views import CandidateView, EnumerationView
+from nas.training_cost import TrainingCost
+from nas.views import EnumerationView
 
 
-def enumeration(found: EnumerationView, spec: SearchSpec) -> RenderableType:
+@dataclass(frozen=True)
+class _Row:
+    """A candidate, or the teacher, which nothing is retrained to get."""
+
+    architecture: Architecture
+    cost: Cost
+    share: float
+    trial: TrainingCost | None
+    milliseconds: float | None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What is said of each row, and what its numbers are; the least important columns give way to a narrow terminal."""
+
+    header: str
+    cell: Callable[[_Row], str]
+    meaning: str = ""
+    importance: int = 9
+
+
+def enumeration(found: EnumerationView, spec: SearchSpec, width: int) -> RenderableType:
     """The counts, the candidates of the page with their costs, the teacher last, and what the costs are stated for."""
-    columns = _columns(found, spec)
-    table = plain_table(list(columns))
-    for row in found.candidates:
-        table.add_row(*(cell(row) for cell in columns.values()))
-    table.add_row(*(cell(_teacher(found)) for cell in columns.values()), style="dim")
+    rows = [
+        _Row(each.architecture, each.cost, each.share_of_teacher, each.trial, each.milliseconds)
+        for each in found.candidates
+    ]
+    rows.append(_Row(found.teacher, found.teacher_cost, 1.0, None, found.teacher_milliseconds))
+    columns, left_out = _fitting(_columns(found, spec), rows, width)
+    table = plain_table([column.header for column in columns])
+    for row in rows[:-1]:
+        table.add_row(*(column.cell(row) for column in columns))
+    table.add_row(*(column.cell(rows[-1]) for column in columns), style="dim")
     shown = len(found.candidates)
     more = "" if shown == found.num_candidates else f"; {shown:,} of them shown (--limit, --offset)"
     return Group(
         Text(f"{_how_many(found)}{more}"),
-        *(Text(f"  {each.shapes:>15,} removed: {each.rule}", style="dim") for each in found.removed),
+        *([Text("left out, for want of:", style="dim")] if found.removed else []),
+        *(Text(f"{each.shapes:>15,}  {each.rule}", style="dim") for each in found.removed),
         table,
-        Text("\n".join(_stated(found, spec)), style="dim"),
+        Text("\n".join(_stated(found, spec, columns, left_out)), style="dim"),
     )
 
 
@@ -35,45 +66,74 @@ def _how_many(found: EnumerationView) -> str:
     return f"{fitting} fit"
 
 
-Columns = dict[str, Callable[[CandidateView], str]]
-
-
-def _columns(found: EnumerationView, spec: SearchSpec) -> Columns:
-    """What is said of each candidate; counts that matter to this spec only, where they do."""
-    non_embedding = spec.budget.counting == "non_embedding" or spec.budget.non_embedding_parameters is not None
-    columns: Columns = {
-        "shape": lambda row: row.architecture.label,
-        "parameters": lambda row: f"{row.cost.parameters:,}",
-    }
-    if non_embedding:
-        columns["non-emb."] = lambda row: words.parameters(row.cost.non_embedding_parameters)
+def _columns(found: EnumerationView, spec: SearchSpec) -> list[_Column]:
+    """All of them, in order; counts that matter to this spec only, where they do."""
+    cost, hardware, budget = found.teacher_cost, spec.hardware, spec.budget
+    served = f"of {cost.batch_size} x {cost.context:,} tokens in {cost.dtype}"
+    columns = [
+        _Column(
+            "shape", lambda row: row.architecture.label, SHAPE + (", experts" if found.teacher.num_experts else "")
+        ),
+        _Column("parameters", lambda row: f"{row.cost.parameters:,}"),
+    ]
+    if budget.counting == "non_embedding" or budget.non_embedding_parameters is not None:
+        columns.append(_Column("non-emb.", lambda row: words.parameters(row.cost.non_embedding_parameters)))
     if found.teacher.num_experts:
-        columns["active"] = lambda row: words.parameters(row.cost.active_parameters)
-    columns |= {
-        "share": lambda row: f"{100 * row.share_of_teacher:.0f} %",
-        "weights": lambda row: _short(row.cost.weight_bytes, "B"),
-        "cache": lambda row: _short(row.cost.kv_cache_bytes, "B"),
-        "prefill": lambda row: _short(row.cost.prefill_flops_per_token, "F"),
-        "decode": lambda row: _short(row.cost.decode_flops_per_token, "F"),
-    }
-    if found.teacher_milliseconds is not None:
-        columns["ms"] = lambda row: "" if row.milliseconds is None else f"{row.milliseconds:,.3g}"
-    columns["trial h"] = lambda row: "" if row.trial is None else _hours(row.trial.device_hours)
-    if spec.hardware.price_per_hour is not None:
-        columns["price"] = lambda row: "" if row.trial is None or row.trial.price is None else f"{row.trial.price:,.2f}"
-    columns["devices"] = lambda row: "" if row.trial is None else str(row.trial.devices or "none")
+        columns.append(_Column("active", lambda row: words.parameters(row.cost.active_parameters), importance=8))
+    columns += [
+        _Column("share", lambda row: f"{100 * row.share:.0f} %", "of the teacher's parameters", 3),
+        _Column("weights", lambda row: _short(row.cost.weight_bytes, "B"), f"bytes in {cost.dtype}", 6),
+        _Column("cache", lambda row: _short(row.cost.kv_cache_bytes, "B"), f"bytes {served}", 5),
+        _Column("prefill", lambda row: _short(row.cost.prefill_flops_per_token, "F"), "FLOPs per token", 4),
+        _Column("decode", lambda row: _short(row.cost.decode_flops_per_token, "F"), "FLOPs of the last token", 2),
+    ]
+    if found.teacher_milliseconds is not None or any(each.milliseconds is not None for each in found.candidates):
+        columns.append(_Column("ms", _milliseconds, "of a forward pass, by the table of the budget"))
+    tokens = words.tokens(spec.trial.actual_tokens(spec.data.sequence_length))
+    throughput, memory = words.size(hardware.flops_per_second, "FLOP/s"), words.size(hardware.memory_bytes, "B")
+    columns.append(
+        _Column("trial h", _hours, f"estimate: device-hours, {tokens} tokens, teacher included, {throughput}", 7)
+    )
+    if hardware.price_per_hour is not None:
+        columns.append(_Column("price", _price, f"estimate: at {hardware.price_per_hour:g} an hour", 7))
+    none = "; none: not even a micro-batch fits" if any(_devices(each) == "none" for each in _rows(found)) else ""
+    columns.append(_Column("devices", _devices, f"estimate: the fewest of {memory} that hold the trial{none}", 1))
     return columns
 
 
-def _teacher(found: EnumerationView) -> CandidateView:
-    """The teacher as a row: nothing is retrained to get it."""
-    return CandidateView(
-        architecture=found.teacher,
-        cost=found.teacher_cost,
-        trial=None,
-        share_of_teacher=1.0,
-        milliseconds=found.teacher_milliseconds,
-    )
+def _rows(found: EnumerationView) -> list[_Row]:
+    return [_Row(each.architecture, each.cost, 0.0, each.trial, None) for each in found.candidates]
+
+
+def _fitting(columns: list[_Column], rows: list[_Row], width: int) -> tuple[list[_Column], list[str]]:
+    """As many columns as the terminal holds, and the headers of those that it does not."""
+    widths = {
+        column.header: 2 + max(len(column.header), *(len(column.cell(row)) for row in rows)) for column in columns
+    }
+    kept = list(columns)
+    while sum(widths[column.header] for column in kept) + 2 > width and len(kept) > 2:
+        kept.remove(min(kept[1:], key=lambda column: column.importance))
+    return kept, [column.header for column in columns if column not in kept]
+
+
+def _milliseconds(row: _Row) -> str:
+    return "" if row.milliseconds is None else f"{row.milliseconds:,.3g}"
+
+
+def _hours(row: _Row) -> str:
+    if row.trial is None:
+        return ""
+    hours = row.trial.estimate.device_hours
+    return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _price(row: _Row) -> str:
+    price = None if row.trial is None else row.trial.estimate.price
+    return "" if price is None else f"{price:,.2f}"
+
+
+def _devices(row: _Row) -> str:
+    return "" if row.trial is None else str(row.trial.estimate.devices or "none")
 
 
 def _short(value: float, unit: str) -> str:
@@ -84,21 +144,23 @@ def _short(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}"
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
-
-
-def _stated(found: EnumerationView, spec: SearchSpec) -> list[str]:
-    cost, hardware = found.teacher_cost, spec.hardware
-    tokens = words.tokens(spec.trial.actual_tokens(spec.data.sequence_length))
-    throughput, memory = words.size(hardware.flops_per_second, "FLOP/s"), words.size(hardware.memory_bytes, "B")
-    served = f"cache of {cost.batch_size} x {cost.context:,} tokens"
-    lines = [
-        f"shape: {SHAPE}; last row: the teacher",
-        f"exact: counts; bytes in {cost.dtype}, {served}; FLOPs of a forward pass per token",
-        f"estimates: hours of one device for a trial of {tokens} tokens, teacher included, at {throughput};",
-        f"the fewest devices of {memory} that hold the trial",
-    ]
+def _stated(found: EnumerationView, spec: SearchSpec, columns: list[_Column], left_out: list[str]) -> list[str]:
+    """What the columns mean, and what is not shown."""
+    lines = [f"{column.header + ':':<10}{column.meaning}" for column in columns if column.meaning]
+    lines.append(
+        "The last row is the teacher. Counts, bytes and FLOPs are exact. --json has training FLOPs and memory too."
+    )
+    if left_out:
+        lines.append(f"Not shown in this width: {', '.join(left_out)}.")
     if not found.weights_checked:
-        lines.append("from the teacher's config alone: there are no weights to look at")
+        lines.append("From the teacher's config alone: there are no weights to look at.")
+    if found.teacher.num_experts and any(_uneven(each.architecture) for each in found.candidates):
+        lines.append(
+            "transformers runs experts by kernels that want sizes in multiples of 8: ask for them by space.multiple_of."
+        )
     return lines
+
+
+def _uneven(architecture: Architecture) -> bool:
+    """Whether transformers' grouped products, which want rows of a multiple of 16 bytes, refuse it in bfloat16."""
+    return bool(architecture.hidden_size % 8 or architecture.intermediate_size % 8)

@@ -54,7 +54,7 @@ SECONDS = 0.5
 """For which every pass is repeated, unless the user says otherwise."""
 
 _POLL_SECONDS = 0.2
-_LOG_LINES = 20
+_LOG_LINES = 50
 
 
 @dataclass(frozen=True)

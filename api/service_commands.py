@@ -103,7 +103,8 @@ def enumerate_(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(found.model_dump_json())
     else:
-        Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(enumeration(found, spec))
+        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+        console.print(enumeration(found, spec, console.width))
     return 0
 
 

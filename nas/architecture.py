@@ -27,7 +27,7 @@ class Architecture(Border):
 
     family: str
     vocab_size: int = Field(gt=0, lt=2**31)
-    num_hidden_layers: int = Field(gt=0, lt=2**31)
+    num_hidden_layers: int = Field(gt=0, lt=2**16)
     hidden_size: int = Field(gt=0, lt=2**31)
     intermediate_size: int = Field(gt=0, lt=2**31)
     num_attention_heads: int = Field(gt=0, lt=2**31)

@@ -1,17 +1,16 @@
 """Budget: how large, how costly to hold, to run, and how slow a candidate may be; all that is given has to hold."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
-from typing import Literal, Self
+from typing import Self, get_args
 
 from pydantic import Field, model_validator
 
 from nas.border import Border, Count, Number
-from nas.cost import CostModel, Dtype
-from nas.polynomial import Polynomial
-
-Counting = Literal["total", "non_embedding", "active"]
+from nas.cost import CostModel, Counting, Dtype, Phase
+from nas.polynomial import LARGEST, Polynomial
 
 
 class Range(Border):
@@ -44,7 +43,7 @@ class FlopsBudget(Border):
     """What a token of forward pass may take."""
 
     max_per_token: Number = Field(gt=0, description="a number of FLOPs, above 0")
-    phase: Literal["prefill", "decode"] = Field(
+    phase: Phase = Field(
         default="prefill", description="prefill (the mean over a sequence) or decode (the token that ends one)"
     )
     context: Count | None = Field(
@@ -57,7 +56,7 @@ class LatencyBudget(Border):
 
     max_milliseconds: Number = Field(gt=0, description="milliseconds of one forward pass, above 0")
     table: str = Field(description="a file that topiary latency wrote")
-    phase: Literal["prefill", "decode"] = Field(default="prefill", description="prefill or decode")
+    phase: Phase = Field(default="prefill", description="prefill or decode")
 
 
 class Budget(Border):
@@ -114,15 +113,18 @@ class Limit:
     @property
     def text(self) -> str:
         """As in `total parameters from 3,800,000,000 to 4,200,000,000`."""
-        low, high = self.low / self.per, self.high / self.per
+        low, high = (_shown(end, self.per) for end in (self.low, self.high))
         if self.low <= 0:
-            return f"{self.what} up to {high:,.0f}"
-        if self.high >= UNLIMITED:
-            return f"{self.what} from {low:,.0f}"
-        return f"{self.what} from {low:,.0f} to {high:,.0f}"
+            return f"{self.what} up to {high}" if self.high < LARGEST else f"{self.what} without limit"
+        return f"{self.what} from {low}" if self.high >= LARGEST else f"{self.what} from {low} to {high}"
 
 
-UNLIMITED = 2**62
+def _shown(cost: int, per: int) -> str:
+    """Whole where it is, and in short where nobody counts digits any more."""
+    value = Decimal(cost) / per
+    if value >= 10**18:
+        return f"{value:.4g}"
+    return f"{value:,f}" if value == value.to_integral_value() else f"{value:,.2f}"
 
 
 def limits(budget: Budget, costs: CostModel, sequence_length: int) -> list[Limit]:
@@ -132,11 +134,11 @@ def limits(budget: Budget, costs: CostModel, sequence_length: int) -> list[Limit
         low, high = budget.window
         name = f"{budget.counting.replace('_', '-')} parameters"
         found.append(Limit("budget.parameters", name, costs.parameters(budget.counting), low, high))
-    for counting in ("total", "non_embedding", "active"):
+    for counting in get_args(Counting):
         given: Range | None = getattr(budget, f"{counting}_parameters")
         if given is not None:
             low = 0 if given.min is None else ceil(Fraction(str(given.min)))
-            high = UNLIMITED if given.max is None else min(UNLIMITED, floor(Fraction(str(given.max))))
+            high = LARGEST if given.max is None else min(LARGEST, floor(Fraction(str(given.max))))
             name = f"{counting.replace('_', '-')} parameters"
             found.append(Limit(f"budget.{counting}_parameters", name, costs.parameters(counting), low, high))
     if budget.memory is not None:
@@ -156,4 +158,4 @@ def limits(budget: Budget, costs: CostModel, sequence_length: int) -> list[Limit
 
 
 def _floor(limit: float, per: int) -> int:
-    return min(UNLIMITED, floor(Fraction(str(limit)) * per))
+    return min(LARGEST, floor(Fraction(str(limit)) * per))

@@ -8,7 +8,10 @@ from nas.families import Parameter, family_named
 from nas.polynomial import Polynomial
 
 Dtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
-BYTES_PER_ELEMENT: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1, "int8": 1}
+BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1, "int8": 1}
+
+Counting = Literal["total", "non_embedding", "active"]
+Phase = Literal["prefill", "decode"]
 
 _LAYERS, _SLIDING = Polynomial.size("num_hidden_layers"), Polynomial.size("num_sliding_layers")
 
@@ -22,7 +25,7 @@ class Cost(Border):
     one (decode).
     """
 
-    dtype: str
+    dtype: Dtype
     batch_size: int
     context: int
 
@@ -45,7 +48,7 @@ class CostModel:
         self._teacher = teacher
         self._family = family_named(teacher.family)
 
-    def parameters(self, counting: Literal["total", "non_embedding", "active"]) -> Polynomial:
+    def parameters(self, counting: Counting) -> Polynomial:
         """Parameters in all, without embeddings and head, or those that one token passes through.
 
         Embeddings count as passed through whole. Of the experts, as many count as the router chooses for a token.
@@ -55,11 +58,11 @@ class CostModel:
         counted = [p for p in self._family.parameters if counting == "total" or not p.embedding]
         return self._family.polynomial(self._teacher, tuple(counted))
 
-    def weight_bytes(self, dtype: str) -> Polynomial:
+    def weight_bytes(self, dtype: Dtype) -> Polynomial:
         """Of all parameters, stored in `dtype`."""
         return self.parameters("total") * BYTES_PER_ELEMENT[dtype]
 
-    def cache_bytes(self, dtype: str, batch_size: int, context: int) -> Polynomial:
+    def cache_bytes(self, dtype: Dtype, batch_size: int, context: int) -> Polynomial:
         """Keys and values of every layer for `batch_size` sequences of `context` tokens.
 
         Layers that attend to a window keep no more tokens than the window has.
@@ -86,7 +89,7 @@ class CostModel:
 
     def _products(self) -> Polynomial:
         """Of one token with every matrix, and with the head."""
-        matrices = tuple(p for p in self._family.parameters if len(p.dimensions) > 1 and not p.embedding)
+        matrices = tuple(p for p in self._family.parameters if p.matrix)
         head = Polynomial.size("hidden_size") * self._teacher.vocab_size
         return (self._active(matrices) + head) * 2
 
@@ -110,18 +113,32 @@ def sizes_of(architecture: Architecture) -> dict[str, int]:
     return {name: getattr(architecture, name) for name in (*AXES, "num_sliding_layers")}
 
 
-def cost(architecture: Architecture, *, dtype: str, batch_size: int, context: int) -> Cost:
-    """The costs of `architecture` stored in `dtype`, serving `batch_size` sequences of `context` tokens."""
-    model, sizes = CostModel(architecture), sizes_of(architecture)
-    return Cost(
-        dtype=dtype,
-        batch_size=batch_size,
-        context=context,
-        parameters=model.parameters("total").at(sizes),
-        non_embedding_parameters=model.parameters("non_embedding").at(sizes),
-        active_parameters=model.parameters("active").at(sizes),
-        weight_bytes=model.weight_bytes(dtype).at(sizes),
-        kv_cache_bytes=model.cache_bytes(dtype, batch_size, context).at(sizes),
-        prefill_flops_per_token=model.prefill_flops(context).at(sizes) / context,
-        decode_flops_per_token=model.decode_flops(context).at(sizes),
-    )
+class Served:
+    """The costs of shapes of one kind, stored in `dtype`, serving `batch_size` sequences of `context` tokens.
+
+    `kind` is any of the shapes, such as the teacher: they differ along AXES only.
+    """
+
+    def __init__(self, kind: Architecture, *, dtype: Dtype, batch_size: int, context: int) -> None:
+        self._stated = {"dtype": dtype, "batch_size": batch_size, "context": context}
+        model = CostModel(kind)
+        self._counts = {
+            "parameters": model.parameters("total"),
+            "non_embedding_parameters": model.parameters("non_embedding"),
+            "active_parameters": model.parameters("active"),
+            "weight_bytes": model.weight_bytes(dtype),
+            "kv_cache_bytes": model.cache_bytes(dtype, batch_size, context),
+            "decode_flops_per_token": model.decode_flops(context),
+        }
+        self._prefill, self._context = model.prefill_flops(context), context
+
+    def cost(self, architecture: Architecture) -> Cost:
+        sizes = sizes_of(architecture)
+        counts = {name: polynomial.at(sizes) for name, polynomial in self._counts.items()}
+        prefill = self._prefill.at(sizes) / self._context
+        return Cost.model_validate({**self._stated, **counts, "prefill_flops_per_token": prefill})
+
+
+def cost(architecture: Architecture, *, dtype: Dtype, batch_size: int, context: int) -> Cost:
+    """The costs of one shape; see Served."""
+    return Served(architecture, dtype=dtype, batch_size=batch_size, context=context).cost(architecture)

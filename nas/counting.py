@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 
 from nas.architecture import AXES
-from nas.budget import UNLIMITED, Limit
+from nas.budget import Limit
 from nas.grid import Grid, Plane
-from nas.polynomial import Mask, Sizes
+from nas.polynomial import LARGEST, Integers, Mask
 
 ROWS_AT_ONCE = 30_000
 """Few enough for a processor's cache."""
@@ -27,12 +27,12 @@ class Rows:
     rows are along the layers).
     """
 
-    sizes: dict[str, Sizes]
+    sizes: dict[str, Integers]
     along: str
-    values: Sizes
-    layers: Sizes
+    values: Integers
+    layers: Integers
 
-    def within(self, limits: Sequence[Limit]) -> tuple[Sizes, Sizes]:
+    def within(self, limits: Sequence[Limit]) -> tuple[Integers, Integers]:
         """For each row, the positions (start, end) of the values that all limits allow; nothing where end <= start."""
         start, end = np.zeros(len(self.layers), dtype=np.int64), np.full(len(self.layers), len(self.values))
         for limit in limits:
@@ -45,9 +45,9 @@ class Rows:
         sizes = {name: np.broadcast_to(size, mask.shape)[mask] for name, size in self.sizes.items()}
         return Rows(sizes, self.along, self.values, self.layers[mask])
 
-    def intervals(self, limit: Limit) -> tuple[Sizes, Sizes]:
+    def intervals(self, limit: Limit) -> tuple[Integers, Integers]:
         """For each row, the positions (start, end) of the values that the limit allows."""
-        low, high = min(limit.low, UNLIMITED), min(limit.high, UNLIMITED)  # No cost is as large; both fit 64 bits.
+        low, high = min(limit.low, LARGEST), min(limit.high, LARGEST)  # No cost is as large; both fit 64 bits.
         intercept, slope = (part.over(self.sizes) for part in limit.cost.along(self.along))
         if not slope.any():
             allowed = (intercept >= low) & (intercept <= high)
@@ -56,7 +56,7 @@ class Rows:
         largest = (high - intercept) // slope
         return np.searchsorted(self.values, smallest, "left"), np.searchsorted(self.values, largest, "right")
 
-    def costs(self, limit: Limit, positions: Sizes) -> Sizes:
+    def costs(self, limit: Limit, positions: Integers) -> Integers:
         """The cost of each row's shape at a position of `values`."""
         return limit.cost.over({**self.sizes, self.along: self.values[positions]})
 
@@ -99,7 +99,7 @@ class Counted:
     """`within` after each limit in turn, beginning with all; `of_block` by layers and hidden size, within them all."""
 
     within: tuple[int, ...]
-    of_block: Sizes
+    of_block: Integers
 
 
 def count(grid: Grid, limits: Sequence[Limit]) -> Counted:
@@ -118,14 +118,14 @@ def count(grid: Grid, limits: Sequence[Limit]) -> Counted:
     return Counted(tuple(within.tolist()), of_block)
 
 
-def _by_layers(rows: Rows, start: Sizes, end: Sizes, num_layers: int) -> Sizes:
+def _by_layers(rows: Rows, start: Integers, end: Integers, num_layers: int) -> Integers:
     """Shapes by position of their layers, descending as in the plane."""
     if rows.along != "num_hidden_layers":
         return np.bincount(rows.layers, weights=end - start, minlength=num_layers).astype(np.int64)
     return _by_value(start, end, num_layers)[::-1]
 
 
-def _by_value(start: Sizes, end: Sizes, num_values: int) -> Sizes:
+def _by_value(start: Integers, end: Integers, num_values: int) -> Integers:
     """In how many rows each value is allowed, if from `start` to `end` are (nowhere `end` < `start`)."""
     begun = np.bincount(start, minlength=num_values + 1) - np.bincount(end, minlength=num_values + 1)
     return np.cumsum(begun)[:num_values].astype(np.int64)
@@ -139,10 +139,10 @@ class Block:
     """
 
     rows: Rows
-    start: Sizes
-    end: Sizes
+    start: Integers
+    end: Integers
 
-    def __iter__(self) -> Iterator[Sizes]:
+    def __iter__(self) -> Iterator[Integers]:
         """The shapes (shapes, axes), some at a time."""
         positions = np.flatnonzero(self._of_value)[::-1]
         step = max(1, ROWS_AT_ONCE // len(self.start))
@@ -157,11 +157,11 @@ class Block:
         return tuple(shapes[rank - int(ends[descending])].tolist())
 
     @cached_property
-    def _of_value(self) -> Sizes:
+    def _of_value(self) -> Integers:
         """Shapes by MLP size, ascending."""
         return _by_value(self.start, self.end, len(self.rows.values))
 
-    def _with(self, positions: Sizes) -> Sizes:
+    def _with(self, positions: Integers) -> Integers:
         """The shapes (shapes, axes) whose MLP sizes are at these positions."""
         column = positions[:, None]
         position, row = np.nonzero((self.start <= column) & (column < self.end))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice
 from random import Random
 
 import numpy as np
@@ -17,13 +16,11 @@ from nas.errors import SpecError
 from nas.grid import Grid, grid
 from nas.latency_limit import LatencyLimit, latency_limit
 from nas.misses import nothing_fits
-from nas.polynomial import Polynomial, Sizes
+from nas.polynomial import LARGEST, Integers, Polynomial
 from nas.space import SearchSpace
 
 MOST_LISTED = 1_000_000
 """Near-duplicates, and shapes that are too slow, are found by going through all that are within the other limits."""
-
-_LARGEST_COST = 2**62
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,14 @@ class Enumeration:
 
     def milliseconds(self, architecture: Architecture) -> float | None:
         """Of a forward pass by the budget's table of measured latency; None where there is none, or no such block."""
-        return None if self.latency is None else self.latency.milliseconds(architecture)
+        if self.latency is None or not self.latency.table.covers([architecture]):
+            return None
+        return self.latency.milliseconds(architecture)
+
+    def budgeted(self, architecture: Architecture) -> tuple[float, ...]:
+        """What the limits hold a shape against, in their order."""
+        sizes = sizes_of(architecture)
+        return tuple(limit.cost.at(sizes) / limit.per for limit in self.limits)
 
     def __len__(self) -> int:
         return self.counted.within[-1] if self._listed is None else len(self._listed.axes)
@@ -73,21 +77,21 @@ class Enumeration:
 
     def first(self, limit: int, offset: int = 0) -> list[Architecture]:
         """`limit` candidates in order, after the first `offset`."""
-        if not offset:
-            return list(islice(self, limit))
         return [self._shape(axes) for axes in self._at(range(offset, min(offset + limit, len(self))))]
 
-    def sample(self, size: int, seed: int) -> list[Architecture]:
-        """`size` candidates in order, or all if they are fewer.
+    def sample(self, size: int, seed: int, limit: int | None = None, offset: int = 0) -> list[Architecture]:
+        """`size` candidates in order, or all if they are fewer; of these `limit`, after the first `offset`.
 
         The list is cut into `size` runs as equal as can be, and one candidate drawn at random from each, so that
         every depth and width is drawn about as often as it occurs. The same seed draws the same.
         """
         total = len(self)
+        end = None if limit is None else offset + limit
         if size >= total:
-            return list(self)
+            return self.first(total if limit is None else limit, offset)
         random, ends = Random(seed), [total * i // size for i in range(size + 1)]
-        return [self._shape(axes) for axes in self._at(list(map(random.randrange, ends[:-1], ends[1:])))]
+        ranks = list(map(random.randrange, ends[:-1], ends[1:]))
+        return [self._shape(axes) for axes in self._at(ranks[offset:end])]
 
     # --- from ranks to shapes -------------------------------------------------------------------------------
 
@@ -104,23 +108,9 @@ class Enumeration:
 
     def _within_limits(self) -> Iterator[tuple[int, ...]]:
         """In order."""
-        for layer, column in self._blocks():
+        for layer, column in np.argwhere(self.counted.of_block).tolist():
             for shapes in block(self.grid.planes[column], layer, self.limits):
                 yield from map(tuple, shapes.tolist())
-
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        """Positions (layers, planes) of all blocks of the first layer count, and of those after it that hold a shape.
-
-        These are counted for a few layer counts at a time, each time for twice as many: so the first shapes come soon,
-        and not much later where hardly any block holds one.
-        """
-        yield from ((0, column) for column in range(len(self.grid.planes)))
-        start, step = 1, 2
-        while start < len(self.grid.layers):
-            counted = count(self.grid.of_layers(start, start + step), self.limits)
-            for layer, column in np.argwhere(counted.of_block).tolist():
-                yield start + layer, column
-            start, step = start + step, 2 * step
 
     @cached_property
     def _listed(self) -> "_Listed | None":
@@ -130,7 +120,8 @@ class Enumeration:
         if self.counted.within[-1] > MOST_LISTED:
             field = "space.thin" if self.latency is None else "budget.latency"
             problem = f"has to go through {self.counted.within[-1]:,} shapes"
-            raise SpecError(field, "given", problem, f"at most {MOST_LISTED:,} shapes within the other limits")
+            value = self.thin if self.latency is None else self.latency.text
+            raise SpecError(field, value, problem, f"at most {MOST_LISTED:,} shapes within the other limits")
         axes, removed = list(self._within_limits()), {}
         if self.latency is not None:
             times = [self.latency.milliseconds(self._shape(row)) for row in axes]
@@ -167,8 +158,9 @@ def enumerate_candidates(
     BudgetError, with the nearest misses, if nothing fits."""
     bounds = tuple(limits(budget, CostModel(teacher), sequence_length))
     for limit in bounds:
-        if _bound(limit.cost, teacher) >= _LARGEST_COST:
-            raise SpecError(limit.field, limit.what, "is too large to be counted", "a shorter context or smaller batch")
+        if _bound(limit.cost, teacher) >= LARGEST:
+            accepted = "a smaller teacher" if "parameters" in limit.field else "a shorter context or smaller batch"
+            raise SpecError(limit.field, limit.what, "is too large to be counted", accepted)
     latency = None if budget.latency is None else latency_limit(budget.latency, teacher)
     found = Enumeration(teacher, grid(space, teacher), bounds, latency, space.thin)
     if not found.counted.within[-1]:
@@ -190,7 +182,7 @@ def _thinned(axes: list[tuple[int, ...]], thin: float) -> list[tuple[int, ...]]:
     return [axes[i] for i in np.sort(first)]
 
 
-def _cells(sizes: Sizes, thin: float) -> Sizes:
+def _cells(sizes: Integers, thin: float) -> Integers:
     """For each size, the largest size that it counts as one with."""
     distinct, positions = np.unique(sizes, return_inverse=True)
     factor = 1 + Fraction(str(thin))

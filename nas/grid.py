@@ -11,11 +11,14 @@ import numpy as np
 from nas.architecture import Architecture, sliding_share
 from nas.errors import SpecError
 from nas.families import family_named
-from nas.polynomial import Sizes
+from nas.polynomial import LARGEST, Integers
 from nas.space import MOST_SIZES, Axis, SearchSpace
 
 MOST_ROWS = 20_000_000
-"""Shapes that differ in more than one axis, which is what counting takes time for: a few seconds' worth."""
+"""Shapes that differ in more than the MLP's size, which is what counting takes time for: a few seconds' worth."""
+
+MOST_GIVEN = 1_000_000
+"""Pairs of head counts, and sizes of the MLP that depend on the hidden size: they are made one by one."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,12 @@ class Plane:
     """
 
     hidden_size: int
-    layers: Sizes
-    sliding: Sizes
-    intermediate: Sizes
-    heads: Sizes
-    key_values: Sizes
-    experts: Sizes
+    layers: Integers
+    sliding: Integers
+    intermediate: Integers
+    heads: Integers
+    key_values: Integers
+    experts: Integers
 
     @property
     def num_shapes(self) -> int:
@@ -51,18 +54,13 @@ class Grid:
     removed: dict[str, int]
     layers: tuple[int, ...]
 
-    def of_layers(self, start: int, end: int) -> "Grid":
-        """With the layer counts at positions `start` to `end` only."""
-        planes = tuple(plane.of_layers(start, end) for plane in self.planes)
-        return replace(self, planes=planes, layers=self.layers[start:end])
-
 
 @dataclass
 class _Tally:
     """Sizes of one hidden size that are left, and what the rules removed so far, of all hidden sizes together."""
 
     removed: dict[str, int] = field(default_factory=dict)
-    left: dict[str, Sizes] = field(default_factory=dict)
+    left: dict[str, Integers] = field(default_factory=dict)
 
     @property
     def num_shapes(self) -> int:
@@ -80,11 +78,14 @@ def grid(space: SearchSpace, teacher: Architecture) -> Grid:
     """Raises SpecError for a size that the teacher cannot give, an axis that it does not have, and a space without
     any legal shape or with too many to count."""
     if space.num_experts is not None and not teacher.num_experts:
-        raise SpecError("space.num_experts", "given", "is no axis of a teacher without experts", "no num_experts")
+        shown = space.num_experts.model_dump(mode="json", exclude_none=True)
+        raise SpecError("space.num_experts", shown, "is no axis of a teacher without experts", "no num_experts")
     layers, pairs, experts = _layers(space, teacher), _pairs(space, teacher), _sizes(space, "num_experts", teacher)
-    intermediate = _intermediate(space, teacher)
+    hidden, intermediate = _sizes(space, "hidden_size", teacher), _intermediate(space, teacher)
+    factors = space.intermediate_size.times_hidden if space.intermediate_size else None
+    _check_number("space.intermediate_size", len(hidden) * len(factors or ()), "sizes that depend on the hidden size")
     tally, planes, num_shapes = _Tally(), [], 0
-    for hidden_size in _sizes(space, "hidden_size", teacher):
+    for hidden_size in hidden:
         tally.left = {
             "hidden_size": np.array([hidden_size]),
             "layers": layers,
@@ -104,7 +105,7 @@ def grid(space: SearchSpace, teacher: Architecture) -> Grid:
 
 def _rules(
     space: SearchSpace, teacher: Architecture, hidden_size: int
-) -> Iterator[tuple[str, str, Callable[[Sizes], Any]]]:
+) -> Iterator[tuple[str, str, Callable[[Integers], Any]]]:
     """Every rule in turn: what it says, which part of a shape it is about, and which sizes of that part it leaves."""
     for axis, multiple in space.multiple_of.items():
         rule = f"{axis} as a multiple of {multiple}"
@@ -121,7 +122,7 @@ def _rules(
     fixed = teacher.model_dump()
     for constraint in family_named(teacher.family).constraints:
 
-        def holds(pairs: Sizes, constraint: Any = constraint) -> Any:
+        def holds(pairs: Integers, constraint: Any = constraint) -> Any:
             sizes = {"hidden_size": hidden_size, "num_attention_heads": pairs[0], "num_key_value_heads": pairs[1]}
             return np.broadcast_to(constraint.holds({**fixed, **sizes}), pairs[0].shape)
 
@@ -136,11 +137,11 @@ _PART_OF: dict[str, tuple[str, Any]] = {
 """The axes that are not parts of their own, and their rows."""
 
 
-def _is_multiple(multiple: int, row: Any, sizes: Sizes) -> Any:
+def _is_multiple(multiple: int, row: Any, sizes: Integers) -> Any:
     return sizes[row] % multiple == 0
 
 
-def _plane(left: dict[str, Sizes]) -> Plane:
+def _plane(left: dict[str, Integers]) -> Plane:
     return Plane(
         hidden_size=int(left["hidden_size"][0]),
         layers=left["layers"][0],
@@ -155,7 +156,8 @@ def _plane(left: dict[str, Sizes]) -> Plane:
 def _check(space: SearchSpace, planes: list[Plane], removed: dict[str, int]) -> None:
     if not planes:
         rules = "; ".join(f"{rule} (removed {count:,})" for rule, count in removed.items() if count)
-        raise SpecError("space", space.model_dump(exclude_none=True), "has no legal shape", rules)
+        shown = space.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        raise SpecError("space", shown, "has no legal shape", rules)
     rows = sum(plane.num_shapes // max(len(plane.intermediate), 1) for plane in planes)
     if rows > MOST_ROWS:
         shapes = sum(plane.num_shapes for plane in planes)
@@ -163,19 +165,25 @@ def _check(space: SearchSpace, planes: list[Plane], removed: dict[str, int]) -> 
         raise SpecError("space", f"{shapes:,} shapes", "are too many to count", accepted)
 
 
-def _layers(space: SearchSpace, teacher: Architecture) -> Sizes:
+def _check_number(field_name: str, number: int, what: str) -> None:
+    if number > MOST_GIVEN:
+        raise SpecError(field_name, f"{number:,} {what}", "are too many to count", f"up to {MOST_GIVEN:,}")
+
+
+def _layers(space: SearchSpace, teacher: Architecture) -> Integers:
     """Layers, and those of them that attend to a window (2, counts)."""
     layers = _sizes(space, "num_hidden_layers", teacher)
     of_teacher = teacher.num_sliding_layers, teacher.num_hidden_layers
     return np.array([layers, [sliding_share(*of_teacher, remaining) for remaining in layers]])
 
 
-def _pairs(space: SearchSpace, teacher: Architecture) -> Sizes:
+def _pairs(space: SearchSpace, teacher: Architecture) -> Integers:
     """Heads and key-value heads (2, pairs), in the order of listing."""
     heads = _sizes(space, "num_attention_heads", teacher)
     if space.num_key_value_heads is None and teacher.num_key_value_heads == teacher.num_attention_heads:
         return np.array([heads, heads])
     key_values = _sizes(space, "num_key_value_heads", teacher)
+    _check_number("space", len(heads) * len(key_values), "pairs of heads and key-value heads")
     return np.array([[h for h in heads for _ in key_values], [k for _ in heads for k in key_values]])
 
 
@@ -184,7 +192,7 @@ def _sizes(space: SearchSpace, axis: Axis, teacher: Architecture) -> list[int]:
     given = getattr(space, axis)
     if given is None:
         return [limit]
-    field_name, shown = f"space.{axis}", given.model_dump(exclude_none=True)
+    field_name, shown = f"space.{axis}", given.model_dump(mode="json", exclude_none=True)
     if given.min is not None and ((given.max or limit) - given.min) // (given.step or 1) >= MOST_SIZES:
         raise SpecError(field_name, shown, "comes to too many sizes", f"a step that leaves at most {MOST_SIZES:,}")
     sizes: list[int] = given.of(limit, space.multiple_of.get(axis, 1))
@@ -195,15 +203,15 @@ def _sizes(space: SearchSpace, axis: Axis, teacher: Architecture) -> list[int]:
     return sizes
 
 
-def _intermediate(space: SearchSpace, teacher: Architecture) -> Callable[[int], Sizes]:
+def _intermediate(space: SearchSpace, teacher: Architecture) -> Callable[[int], Integers]:
     """The sizes of the MLP for a hidden size."""
     given, multiple = space.intermediate_size, space.multiple_of.get("intermediate_size", 1)
     if given is None or given.times_hidden is None:
         sizes = np.array(_sizes(space, "intermediate_size", teacher))
         return lambda hidden_size: sizes
-    most = max(1, 2**62 // multiple) * multiple  # For sizes that 64 bits do not hold; all as large are removed.
+    most = max(1, LARGEST // multiple) * multiple  # For sizes that 64 bits do not hold; all as large are removed.
 
-    def of_hidden(hidden_size: int) -> Sizes:
+    def of_hidden(hidden_size: int) -> Integers:
         sizes = given.of_hidden(teacher.intermediate_size, hidden_size, multiple)
         return np.array([min(size, most) for size in sizes])
 

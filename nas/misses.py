@@ -10,7 +10,7 @@ from nas.budget import Budget, Limit
 from nas.counting import Rows, along_of, rows_of
 from nas.errors import BudgetError
 from nas.grid import Grid
-from nas.polynomial import Sizes
+from nas.polynomial import Integers
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _nearest(grid: Grid, before: Sequence[Limit], limit: Limit) -> tuple[_Miss |
     return below, above
 
 
-def _candidates(grid: Grid, before: Sequence[Limit], limit: Limit) -> Iterator[tuple[Rows, Sizes, Sizes]]:
+def _candidates(grid: Grid, before: Sequence[Limit], limit: Limit) -> Iterator[tuple[Rows, Integers, Integers]]:
     """For each row of shapes, the last below the limit and the first above it: (rows, positions, costs).
 
     Costs grow along a row, so no other can be nearer.
@@ -81,7 +81,7 @@ def _candidates(grid: Grid, before: Sequence[Limit], limit: Limit) -> Iterator[t
                 yield rows.only(left), positions[left], rows.costs(limit, positions)[left]
 
 
-def _miss(rows: Rows, positions: Sizes, costs: Sizes, row: int) -> _Miss:
+def _miss(rows: Rows, positions: Integers, costs: Integers, row: int) -> _Miss:
     sizes = {**rows.sizes, rows.along: rows.values[positions]}
     axes = tuple(int(np.broadcast_to(sizes[axis], costs.shape)[row]) for axis in AXES)
     return _Miss(int(costs[row]), axes)

@@ -1,11 +1,12 @@
 """What can be known of a Hugging Face folder without loading a tensor: config, shapes, dtype, vocabulary."""
 
 import json
+import os
 import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas.architecture import Architecture
 from nas.errors import TeacherError
@@ -19,9 +20,11 @@ Header = dict[str, tuple[str, tuple[int, ...]]]
 
 _ACCEPTED = "a Hugging Face folder with config.json, safetensors weights and tokenizer.json"
 _WEIGHTS = "model.safetensors, or shards with model.safetensors.index.json; pickles can run code and are not read"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+StoredDtype = Literal["float32", "bfloat16", "float16"]
+_DTYPES: dict[str, StoredDtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _CHOOSES_CODE = ("auto_map", "attn_implementation", "experts_implementation", "custom_pipelines")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_OF_TRAINING = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class ModelFolder:
     path: Path
     config: dict[str, Any]
     architecture: Architecture
-    dtype: str
+    dtype: StoredDtype
     files: dict[str, Path]
     stored_as: dict[str, str] = field(default_factory=dict)
 
@@ -80,8 +83,8 @@ def inspect_config_folder(path: Path, headers: Mapping[str, Header] | None = Non
     that are elsewhere and belong into the folder. Without weights, the dtype is the one that the config names, or
     bfloat16 if it names none.
     """
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "does not exist"
+    if not os.path.isdir(path):  # noqa: PTH112 - unlike Path, not an error for a name that no system takes.
+        problem = "is not a folder" if os.path.exists(path) else "does not exist"  # noqa: PTH110
         raise TeacherError("teacher", str(path), problem, _ACCEPTED)
     config = _without_code(_read_json(path / "config.json"))
     family = family_named(config.get("model_type"))
@@ -129,7 +132,7 @@ def weight_files(path: Path, names: Collection[str]) -> list[str]:
         if not isinstance(weight_map, dict) or not all(map(_is_shard, weight_map.values())):
             raise TeacherError("teacher", str(path / INDEX), "has no weight_map from tensors to files", _ACCEPTED)
         return sorted(set(weight_map.values()))
-    if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
+    if pickles := sorted(name for name in names if name.endswith(_PICKLES) and name not in _OF_TRAINING):
         raise TeacherError("teacher", str(path), f"has its weights in pickle files ({pickles[0]})", _WEIGHTS)
     return []
 
@@ -141,10 +144,10 @@ def _without_code(config: dict[str, Any]) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise _has_no(path) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TeacherError("teacher", str(path), f"cannot be read as JSON ({error})", _ACCEPTED) from error
     if not isinstance(content, dict):
         raise TeacherError("teacher", str(path), "is not a JSON object", _ACCEPTED)
@@ -211,7 +214,7 @@ def _header(file: Path) -> Header:
         raise TeacherError("teacher", str(file), f"is not a whole safetensors file ({error})", _ACCEPTED) from error
 
 
-def _check_tensors(path: Path, family: Family, architecture: Architecture, tensors: dict[str, _Stored]) -> str:
+def _check_tensors(path: Path, family: Family, architecture: Architecture, tensors: dict[str, _Stored]) -> StoredDtype:
     """Holds the tensors against the family's table; returns the dtype they share."""
     expected = dict(family.tensors(architecture))
     accepted = f"the {len(expected)} tensors of a {family.model_type} with its config"
@@ -222,8 +225,8 @@ def _check_tensors(path: Path, family: Family, architecture: Architecture, tenso
             problem = f"has {name} as {tensors[name].shape} where its config says {shape}"
             raise TeacherError("teacher", str(path), problem, accepted)
     # A checkpoint with a tied head may store the head all the same; whoever loads it finds it to be the embedding.
-    tolerated = {parameter.name for parameter in family.parameters if parameter.embedding}
-    if unknown := sorted(set(tensors) - set(expected) - tolerated):
+    tolerated = {each.name: each.shape(architecture) for each in family.parameters if each.embedding}
+    if unknown := sorted(name for name in set(tensors) - set(expected) if tensors[name].shape != tolerated.get(name)):
         raise TeacherError("teacher", str(path), f"has an unexpected tensor {unknown[0]}", accepted)
     dtypes = {tensors[name].dtype for name in expected}
     if len(dtypes) != 1 or not dtypes <= set(_DTYPES):
@@ -232,12 +235,13 @@ def _check_tensors(path: Path, family: Family, architecture: Architecture, tenso
     return _DTYPES[dtypes.pop()]
 
 
-def _named_dtype(path: Path, config: dict[str, Any]) -> str:
+def _named_dtype(path: Path, config: dict[str, Any]) -> StoredDtype:
     """What a config says that its weights are stored in; older ones call it torch_dtype."""
-    dtype = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
-    if dtype not in _DTYPES.values():
-        raise TeacherError("teacher", str(path / "config.json"), f"has dtype {dtype}", ", ".join(_DTYPES.values()))
-    return str(dtype)
+    given = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+    found = [dtype for dtype in _DTYPES.values() if given in (dtype, f"torch.{dtype}")]
+    if not found:
+        raise TeacherError("teacher", str(path / "config.json"), f"has dtype {given}", ", ".join(_DTYPES.values()))
+    return found[0]
 
 
 def _check_vocabulary(path: Path, architecture: Architecture, end_of_text: int | None) -> None:

@@ -7,7 +7,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-Sizes = NDArray[np.int64]
+Integers = NDArray[np.int64]
+LARGEST = 2**62
+"""Costs are below it, so that arrays hold them and sums of two."""
 Mask = NDArray[np.bool_]
 
 
@@ -49,7 +51,7 @@ class Polynomial:
         """Its value, exactly."""
         return sum(coefficient * prod(sizes[name] for name in names) for names, coefficient in self.terms.items())
 
-    def over(self, sizes: Mapping[str, Sizes]) -> Sizes:
+    def over(self, sizes: Mapping[str, Integers]) -> Integers:
         """Its values over arrays that broadcast; the caller sees to it that they stay below 2**63."""
         shape = np.broadcast_shapes(*(each.shape for each in sizes.values()))
         values = np.zeros(shape, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
-from math import floor
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +12,9 @@ from nas.border import Border, Count, Number
 Given = TypeVar("Given", bound=tuple[float, ...] | None)
 
 MOST_SIZES = 100_000
-"""Along one axis."""
+"""Along one axis, of a range."""
+
+_MOST_VALUES, _MOST_RATIOS = 20_000, 1_000
 
 Positive = Annotated[Count, Field(gt=0)]
 
@@ -22,7 +24,9 @@ class Sizes(Border):
 
     _WAYS: ClassVar[tuple[str, ...]] = ("values", "min", "ratios")
 
-    values: tuple[Positive, ...] | None = Field(default=None, description="a list of different whole numbers above 0")
+    values: tuple[Positive, ...] | None = Field(
+        default=None, max_length=_MOST_VALUES, description="a list of different whole numbers above 0"
+    )
     min: Positive | None = Field(default=None, description="the smallest size of a range, a whole number above 0")
     max: Positive | None = Field(
         default=None, description="the largest size of a range; left out, the teacher's own size"
@@ -31,7 +35,9 @@ class Sizes(Border):
         default=None, description="from one size of a range, counted from min, to the next; left out, 1"
     )
     ratios: tuple[Annotated[Number, Field(gt=0, le=1)], ...] | None = Field(
-        default=None, description="a list of different shares of the teacher's size, above 0, at most 1"
+        default=None,
+        max_length=_MOST_RATIOS,
+        description="a list of different shares of the teacher's size, above 0, at most 1",
     )
 
     @model_validator(mode="before")
@@ -58,12 +64,17 @@ class Sizes(Border):
         return self
 
     def of(self, teacher_size: int, multiple: int) -> list[int]:
-        """The sizes, descending; those from ratios are rounded to the nearest multiple above 0, halves up."""
+        """The sizes, descending.
+
+        Those from ratios are rounded to the nearest multiple above 0, halves up; down, from more than the teacher has.
+        """
         if self.values is not None:
             return sorted(self.values, reverse=True)
         if self.min is not None:
             return list(range(self.min, (self.max or teacher_size) + 1, self.step or 1))[::-1]
-        return _descending(_nearest(Fraction(str(ratio)) * teacher_size, multiple) for ratio in self.ratios or ())
+        largest = max(teacher_size // multiple, 1) * multiple
+        rounded = (_nearest(Fraction(str(ratio)), teacher_size, multiple) for ratio in self.ratios or ())
+        return _descending(min(size, largest) for size in rounded)
 
 
 class IntermediateSizes(Sizes):
@@ -72,7 +83,7 @@ class IntermediateSizes(Sizes):
     _WAYS: ClassVar[tuple[str, ...]] = ("values", "min", "ratios", "times_hidden")
 
     times_hidden: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
-        default=None, description="a list of different multiples of the hidden size, above 0"
+        default=None, max_length=_MOST_RATIOS, description="a list of different multiples of the hidden size, above 0"
     )
 
     @field_validator("times_hidden")
@@ -84,7 +95,11 @@ class IntermediateSizes(Sizes):
         """The sizes for one hidden size, descending; multiples of it are rounded like ratios."""
         if self.times_hidden is None:
             return self.of(teacher_size, multiple)
-        return _descending(_nearest(Fraction(str(factor)) * hidden_size, multiple) for factor in self.times_hidden)
+        return _descending(_nearest(factor, hidden_size, multiple) for factor in self._factors)
+
+    @cached_property
+    def _factors(self) -> list[Fraction]:
+        return [Fraction(str(factor)) for factor in self.times_hidden or ()]
 
 
 Axis = Literal[
@@ -127,9 +142,10 @@ class SearchSpace(Border):
     )
 
 
-def _nearest(size: Fraction, multiple: int) -> int:
-    """The nearest multiple above 0, halves up."""
-    return max(1, floor(size / multiple + Fraction(1, 2))) * multiple
+def _nearest(factor: Fraction, size: int, multiple: int) -> int:
+    """The multiple above 0 that is nearest to factor * size, halves up."""
+    twice, parts = 2 * factor.numerator * size, factor.denominator * multiple
+    return max(1, (twice + parts) // (2 * parts)) * multiple
 
 
 def _descending(sizes: Iterable[int]) -> list[int]:

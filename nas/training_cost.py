@@ -6,6 +6,7 @@ from nas.architecture import Architecture
 from nas.border import Border
 from nas.cost import CostModel, sizes_of
 from nas.families import family_named
+from nas.families.parameter import HIDDEN
 from nas.spec import HardwareSpec, TrainingSpec
 
 STUDENT_BYTES = 16
@@ -15,9 +16,10 @@ TEACHER_BYTES = 4
 COPY_BYTES = 2
 """Of each parameter of student and teacher: the bfloat16 copy that products are computed with."""
 
-# Measured as the saved tensors of one block with bfloat16 products: per token, for each channel of the residual stream
-# (18 to 30 bytes), of queries, keys and values (4 to 12), and of what the MLP's first matrices give (4).
-_BYTES_PER_CHANNEL, _BYTES_PER_HEAD_CHANNEL, _BYTES_PER_NEURON = 30, 12, 4
+# Measured as the saved tensors of one block with bfloat16 products, per token: for each channel of the residual stream
+# what enters the products and, of every norm, its own; for each channel of queries, keys and values; for each output of
+# the MLP's first matrices; and, where scores are kept, for each pair of a head.
+_BYTES_PER_CHANNEL, _BYTES_PER_NORM, _BYTES_PER_HEAD_CHANNEL, _BYTES_PER_NEURON, _BYTES_PER_SCORE = 18, 6, 12, 4, 8
 _BYTES_PER_LOGIT = 30
 """Per token and entry of the vocabulary: both models' logits, and the float32 steps from them to the loss and back."""
 
@@ -25,22 +27,78 @@ FREE_SHARE = 0.1
 """Of a device, for what an allocator loses."""
 
 
-class TrainingCost(Border):
-    """One run over `tokens` tokens.
+class TrainingEstimate(Border):
+    """What a run takes of devices, estimated.
 
-    FLOPs are exact: a forward pass as CostModel.prefill_flops counts it, and twice as much for the student's backward
-    pass. All else is an estimate: `memory_bytes` of each of `devices`, the fewest that hold the run with weights and
-    optimizer spread evenly and a micro-batch on each (None: no number does); hours of a device at the throughput given,
-    with the teacher's pass, and their price.
+    `devices` is the fewest that hold it, with weights and optimizer spread evenly and a micro-batch on each, and
+    `memory_bytes` what each then holds (`devices` is None where no number does, and it is then of one). `device_hours`
+    are those of the FLOPs, the teacher's included, at the throughput given.
+    """
+
+    devices: int | None
+    memory_bytes: int
+    device_hours: float
+    price: float | None
+
+
+class TrainingCost(Border):
+    """One run over `tokens` tokens: FLOPs, exactly, and an estimate of the rest.
+
+    A forward pass counts as in CostModel.prefill_flops, the student's backward pass twice as much.
     """
 
     tokens: int
     student_flops: int
     teacher_flops: int
-    devices: int | None
-    memory_bytes: int
-    device_hours: float
-    price: float | None
+    estimate: TrainingEstimate
+
+
+class Retraining:
+    """The spec's run, for students of one teacher."""
+
+    def __init__(
+        self, teacher: Architecture, training: TrainingSpec, hardware: HardwareSpec, sequence_length: int
+    ) -> None:
+        costs = CostModel(teacher)
+        self._parameters, self._forward = costs.parameters("total"), costs.prefill_flops(sequence_length)
+        self._hardware, self._sequence_length = hardware, sequence_length
+        self._tokens = training.actual_tokens(sequence_length)
+        self._sequences_at_once = training.fitting_micro_batch(sequence_length, teacher.vocab_size)
+        self._teacher_parameters = self._parameters.at(sizes_of(teacher))
+        self._teacher_flops = self._sequences * self._forward.at(sizes_of(teacher))
+
+    @property
+    def _sequences(self) -> int:
+        return self._tokens // self._sequence_length
+
+    def cost(self, student: Architecture) -> TrainingCost:
+        student_flops = 3 * self._sequences * self._forward.at(sizes_of(student))
+        hours = (student_flops + self._teacher_flops) / self._hardware.flops_per_second / 3600
+        price = self._hardware.price_per_hour
+        devices, memory = self._devices(student)
+        return TrainingCost(
+            tokens=self._tokens,
+            student_flops=student_flops,
+            teacher_flops=self._teacher_flops,
+            estimate=TrainingEstimate(
+                devices=devices,
+                memory_bytes=memory,
+                device_hours=hours,
+                price=None if price is None else hours * price,
+            ),
+        )
+
+    def _devices(self, student: Architecture) -> tuple[int | None, int]:
+        """The fewest devices that hold a run, and the bytes that each then holds; all on one where no number does."""
+        of_student = self._parameters.at(sizes_of(student)) * (STUDENT_BYTES + COPY_BYTES)
+        spread = of_student + self._teacher_parameters * (TEACHER_BYTES + COPY_BYTES)
+        per_token = activation_bytes_per_token(student, self._sequence_length) + _BYTES_PER_LOGIT * student.vocab_size
+        each = self._sequences_at_once * self._sequence_length * per_token
+        room = self._hardware.memory_bytes * (1 - FREE_SHARE) - each
+        if room <= 0:
+            return None, spread + each
+        devices = ceil(spread / room)
+        return devices, ceil(spread / devices) + each
 
 
 def training_cost(
@@ -50,65 +108,23 @@ def training_cost(
     hardware: HardwareSpec,
     sequence_length: int,
 ) -> TrainingCost:
-    """What the spec's run costs for this student."""
-    tokens = training.actual_tokens(sequence_length)
-    sequences = tokens // sequence_length
-    student_flops = 3 * sequences * _forward(student, sequence_length)
-    teacher_flops = sequences * _forward(teacher, sequence_length)
-    devices, memory = _devices(teacher, student, training, hardware, sequence_length)
-    hours = (student_flops + teacher_flops) / hardware.flops_per_second / 3600
-    return TrainingCost(
-        tokens=tokens,
-        student_flops=student_flops,
-        teacher_flops=teacher_flops,
-        devices=devices,
-        memory_bytes=memory,
-        device_hours=hours,
-        price=None if hardware.price_per_hour is None else hours * hardware.price_per_hour,
-    )
+    """What the spec's run costs for one student; see Retraining."""
+    return Retraining(teacher, training, hardware, sequence_length).cost(student)
 
 
-def activation_bytes_per_token(student: Architecture) -> int:
+def activation_bytes_per_token(student: Architecture, sequence_length: int) -> int:
     """What a forward pass with bfloat16 products keeps of each token for the backward pass, without the head's part."""
+    family = family_named(student.family)
     per_token = student.num_experts_per_tok or 1
-    neurons = student.intermediate_size * per_token * _first_matrices(student)
+    of_layer = [each for each in family.parameters if each.in_layer and each.present(student)]
+    norms = sum(each.dimensions == (HIDDEN,) and each.name.endswith("norm.weight") for each in of_layer) or 2
+    # The last of the MLP's matrices leads out of the neurons, the others (two with a gate) into them.
+    into_neurons = sum(
+        run.axis == "intermediate_size" for each in of_layer if each.matrix for dim in each.dimensions for run in dim
+    )
+    channels = student.hidden_size * (_BYTES_PER_CHANNEL + _BYTES_PER_NORM * norms)
     heads = (student.num_attention_heads + 2 * student.num_key_value_heads) * student.head_dim
-    channels = student.hidden_size * per_token
-    layer = _BYTES_PER_CHANNEL * channels + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_NEURON * neurons
-    return student.num_hidden_layers * layer
-
-
-def _forward(architecture: Architecture, sequence_length: int) -> int:
-    return CostModel(architecture).prefill_flops(sequence_length).at(sizes_of(architecture))
-
-
-def _first_matrices(student: Architecture) -> int:
-    """Outputs of the MLP's first matrices for each neuron: 2 with a gate, 1 without."""
-    into = [
-        run
-        for parameter in family_named(student.family).parameters
-        if len(parameter.dimensions) > 1 and parameter.present(student)
-        for dimension in parameter.dimensions
-        for run in dimension
-        if run.axis == "intermediate_size"
-    ]
-    return len(into) - 1  # The last matrix leads out of them.
-
-
-def _devices(
-    teacher: Architecture,
-    student: Architecture,
-    training: TrainingSpec,
-    hardware: HardwareSpec,
-    sequence_length: int,
-) -> tuple[int | None, int]:
-    """The fewest devices that hold a run, and the bytes that each then holds; all on one where no number does."""
-    of_student, of_teacher = (family_named(shape.family).count(shape) for shape in (student, teacher))
-    spread = of_student * (STUDENT_BYTES + COPY_BYTES) + of_teacher * (TEACHER_BYTES + COPY_BYTES)
-    tokens = training.fitting_micro_batch(sequence_length, student.vocab_size) * sequence_length
-    each = tokens * (activation_bytes_per_token(student) + _BYTES_PER_LOGIT * student.vocab_size)
-    room = hardware.memory_bytes * (1 - FREE_SHARE) - each
-    if room <= 0:
-        return None, spread + each
-    devices = ceil(spread / room)
-    return devices, ceil(spread / devices) + each
+    neurons = student.intermediate_size * (into_neurons - 1)
+    scores = 0 if family.fused_attention else student.num_attention_heads * sequence_length
+    experts = per_token * (channels + _BYTES_PER_NEURON * neurons)
+    return student.num_hidden_layers * (experts + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_SCORE * scores)

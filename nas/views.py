@@ -29,14 +29,15 @@ class CurvePoint(Border):
 class CandidateView(Border):
     """A candidate before anything is spent on it: what it costs to store and to serve, and what its trial takes.
 
-    `milliseconds` of a forward pass are there where the spec's budget names a table of measured latency. `trial` is
-    always there, but for a teacher shown in a row of its own.
+    `budgeted` is what the enumeration's `limits` are held against, in their order. `milliseconds` of a forward pass are
+    there where the spec's budget names a table of measured latency.
     """
 
     architecture: Architecture
     cost: Cost
-    trial: TrainingCost | None
+    trial: TrainingCost
     share_of_teacher: float
+    budgeted: tuple[float, ...]
     milliseconds: float | None = None
 
 
@@ -50,9 +51,9 @@ class Removal(Border):
 class EnumerationView(Border):
     """What a spec's space and budget leave of a teacher; starts nothing.
 
-    Of `num_shapes` in the space, `removed` were left out and `num_fitting` fit. `num_candidates` of them are what a
-    search would retrain: all, or the spec's sample; `candidates` is a page of these. `weights_checked`: the teacher's
-    tensors were held against its config; otherwise there was only a config.
+    Of `num_shapes` in the space, `removed` were left out and `num_fitting` fit; `limits` are the budget's, in words.
+    `num_candidates` of those that fit are what a search would retrain: all, or the spec's sample; `candidates` is a
+    page of these. `weights_checked`: the teacher's tensors were held against its config, else there was only a config.
     """
 
     teacher: Architecture
@@ -62,6 +63,7 @@ class EnumerationView(Border):
     weights_checked: bool
     num_shapes: int
     removed: tuple[Removal, ...]
+    limits: tuple[str, ...]
     num_fitting: int
     num_candidates: int
     candidates: tuple[CandidateView, ...]

@@ -10,16 +10,15 @@ from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
-from nas.cost import Cost, cost
-from nas.enumeration import enumerate_candidates
+from nas.cost import Cost, Served
+from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import ConflictError, SpecError
-from nas.families import family_named
 from nas.hub import inspect_teacher
 from nas.model_folder import ModelFolder
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
-from nas.training_cost import training_cost
+from nas.training_cost import Retraining
 from nas.views import CandidateView, EnumerationView, Removal
 
 
@@ -48,8 +47,7 @@ def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset
     if spec.sample_size is None:
         page = found.first(len(found) if limit is None else limit, offset)
     else:
-        sample = found.sample(spec.sample_size, spec.seed)
-        page = sample[offset : None if limit is None else offset + limit]
+        page = found.sample(spec.sample_size, spec.seed, limit, offset)
     stated = _Stated(teacher, spec)
     return EnumerationView(
         teacher=teacher.architecture,
@@ -61,7 +59,8 @@ def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset
         removed=tuple(Removal(rule=rule, shapes=shapes) for rule, shapes in found.removed.items()),
         num_fitting=len(found),
         num_candidates=len(found) if spec.sample_size is None else min(spec.sample_size, len(found)),
-        candidates=tuple(stated.candidate(shape, found.milliseconds(shape)) for shape in page),
+        limits=tuple(limit.text for limit in found.limits),
+        candidates=tuple(stated.candidate(shape, found) for shape in page),
     )
 
 
@@ -91,21 +90,25 @@ class _Stated:
     """Costs as the spec wants them stated."""
 
     def __init__(self, teacher: ModelFolder, spec: SearchSpec) -> None:
-        self._teacher, self._spec = teacher, spec
+        serving, length = spec.serving, spec.data.sequence_length
+        whole, context = teacher.architecture, serving.context or length
+        dtype = serving.dtype or teacher.dtype
+        self._served = Served(whole, dtype=dtype, batch_size=serving.batch_size, context=context)
+        self._trial = Retraining(whole, spec.trial, spec.hardware, length)
+        self._teacher_parameters = self.cost(whole).parameters
 
     def cost(self, shape: Architecture) -> Cost:
-        serving, length = self._spec.serving, self._spec.data.sequence_length
-        dtype = serving.dtype or self._teacher.dtype
-        return cost(shape, dtype=dtype, batch_size=serving.batch_size, context=serving.context or length)
+        return self._served.cost(shape)
 
-    def candidate(self, shape: Architecture, milliseconds: float | None) -> CandidateView:
-        spec, whole, own = self._spec, self._teacher.architecture, self.cost(shape)
+    def candidate(self, shape: Architecture, found: Enumeration) -> CandidateView:
+        own = self.cost(shape)
         return CandidateView(
             architecture=shape,
             cost=own,
-            trial=training_cost(whole, shape, spec.trial, spec.hardware, spec.data.sequence_length),
-            share_of_teacher=own.parameters / family_named(shape.family).count(whole),
-            milliseconds=milliseconds,
+            trial=self._trial.cost(shape),
+            share_of_teacher=own.parameters / self._teacher_parameters,
+            budgeted=found.budgeted(shape),
+            milliseconds=found.milliseconds(shape),
         )
 
 

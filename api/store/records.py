@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from nas.architecture import Architecture
 from nas.jobs import JobProgress, JobResult, JobSpec
+from nas.model_folder import StoredDtype
 from nas.spec import SearchSpec
 from nas.states import AttemptState, Intent, JobState, SearchState
 
@@ -22,7 +23,7 @@ class SearchRecord:
     name: str
     spec: SearchSpec
     teacher: Architecture
-    teacher_dtype: str | None
+    teacher_dtype: StoredDtype | None
     num_fitting: int
     state: SearchState
     intent: Intent

@@ -1,6 +1,7 @@
 """Projects, searches and their candidates."""
 
 from datetime import datetime
+from typing import cast
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.engine import CursorResult
@@ -11,6 +12,7 @@ from api.store.records import CandidateRecord, SearchRecord
 from api.store.tables import AttemptRow, CandidateRow, JobRow, ProjectRow, SearchRow, TrialRow
 from nas.architecture import Architecture
 from nas.errors import NotFoundError
+from nas.model_folder import StoredDtype
 from nas.spec import SearchSpec
 from nas.states import Intent, SearchState
 from nas.views import EnumerationView, EventKind
@@ -196,7 +198,7 @@ def _record(row: SearchRow) -> SearchRecord:
         name=row.name,
         spec=SearchSpec.model_validate(row.spec),
         teacher=Architecture.model_validate(row.teacher),
-        teacher_dtype=row.teacher_dtype,
+        teacher_dtype=cast("StoredDtype | None", row.teacher_dtype),
         num_fitting=row.num_fitting,
         state=SearchState(row.state),
         intent=Intent(row.intent),

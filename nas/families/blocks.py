@@ -14,7 +14,7 @@ FINAL_NORM = Parameter("model.norm.weight", (HIDDEN,))
 
 def linear(module: str, into: Dimension, out_of: Dimension, *, bias: bool | str = False) -> tuple[Parameter, ...]:
     """A linear layer's weight (into, out_of), and its bias (into,)."""
-    weight = Parameter(f"{module}.weight", (into, out_of))
+    weight = Parameter(f"{module}.weight", (into, out_of), matrix=True)
     if bias is False:
         return (weight,)
     return (weight, Parameter(f"{module}.bias", (into,), when=None if bias is True else bias))
@@ -55,9 +55,9 @@ def experts(module: str, *, gate: str, up: str, down: str) -> tuple[Parameter, .
     """A gated MLP for each expert, one by one as they are on disk."""
     expert = f"{LAYER}{module}.experts.{{u}}."
     return (
-        Parameter(f"{expert}{gate}.weight", (FFN, HIDDEN), each="num_experts"),
-        Parameter(f"{expert}{up}.weight", (FFN, HIDDEN), each="num_experts"),
-        Parameter(f"{expert}{down}.weight", (HIDDEN, FFN), each="num_experts"),
+        Parameter(f"{expert}{gate}.weight", (FFN, HIDDEN), matrix=True, each="num_experts"),
+        Parameter(f"{expert}{up}.weight", (FFN, HIDDEN), matrix=True, each="num_experts"),
+        Parameter(f"{expert}{down}.weight", (HIDDEN, FFN), matrix=True, each="num_experts"),
     )
 
 

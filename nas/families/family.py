@@ -52,6 +52,7 @@ UnitOf = Callable[[str, int | None, int], int]
 class Family:
     """A model family: its parameters with named axes, where to listen, and how its config is read.
 
+    Without `fused_attention`, PyTorch's own cannot be used, and training keeps the scores of all pairs of tokens.
     `prefix` is what a checkpoint may leave out before all names, `renamed` maps names of old checkpoints to the
     table's, and `ignored` are endings of names that old checkpoints carry and transformers does not read.
     """
@@ -61,6 +62,7 @@ class Family:
     taps: Taps
     rules: ConfigRules = field(default_factory=ConfigRules)
     constraints: tuple[Constraint, ...] = ()
+    fused_attention: bool = True
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ _DEFAULTS = {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": T
 
 GEMMA2 = Family(
     model_type="gemma2",
+    fused_attention=False,  # It caps scores.
     parameters=(_EMBEDDING, *_NORMS, *attention(bias="attention_bias"), *gated_mlp(), _FINAL_NORM, HEAD),
     taps=_TAPS,
     rules=ConfigRules(

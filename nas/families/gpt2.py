@@ -11,7 +11,7 @@ _LAYER = "transformer.h.{i}."
 
 def _conv1d(module: str, into: Dimension, out_of: Dimension) -> tuple[Parameter, ...]:
     """A linear layer whose weight is (out_of, into)."""
-    return (Parameter(f"{module}.weight", (out_of, into)), Parameter(f"{module}.bias", (into,)))
+    return (Parameter(f"{module}.weight", (out_of, into), matrix=True), Parameter(f"{module}.bias", (into,)))
 
 
 GPT2 = Family(

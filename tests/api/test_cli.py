@@ -171,6 +171,6 @@ def test_candidates_are_listed_for_a_person(
     assert main(["enumerate", str(tmp_path / "spec.json")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("4 of 8 shapes fit\n")
-    assert "4 removed: total parameters from 36,980 to 49,020" in out
+    assert "left out, for want of:\n              4  total parameters from 36,980 to 49,020\n" in out
     assert "48,060" in out
     assert max(map(len, out.splitlines())) <= 100

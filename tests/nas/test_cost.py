@@ -13,7 +13,7 @@ from transformers import DynamicCache, StaticCache
 from nas.architecture import Architecture
 from nas.cost import Cost, CostModel, Dtype, cost, sizes_of
 from nas.families import family_named
-from tests.nas.families.small import ALL, Variant, on_meta, parsed, students
+from tests.nas.families.small import ALL, Variant, on_meta, outside, parsed, students
 from tests.nas.shapes import LLAMA_8B, llamas, small_llama, transformers_llama
 
 DTYPES: dict[Dtype, torch.dtype] = {
@@ -40,13 +40,10 @@ def costs_of(shape: Architecture, context: int = 1, batch_size: int = 1, dtype: 
 @every_variant
 def test_parameters_are_those_of_transformers(variant: Variant) -> None:
     model = on_meta(variant.config)
-    named = dict(model.named_parameters())
-    total = sum(parameter.numel() for parameter in named.values())
-    outside = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-    positions = named["transformer.wpe.weight"].numel() if variant.family.model_type == "gpt2" else 0
+    total = sum(parameter.numel() for parameter in model.parameters())
     costs = costs_of(variant.architecture)
     assert costs.parameters == total
-    assert costs.non_embedding_parameters == total - positions - sum(weight.numel() for weight in outside.values())
+    assert costs.non_embedding_parameters == total - sum(parameter.numel() for parameter in outside(model))
     if not variant.architecture.num_experts:
         assert costs.active_parameters == total
 

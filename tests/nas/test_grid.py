@@ -227,19 +227,19 @@ IMPOSSIBLE: list[tuple[Architecture, dict[str, Any], str]] = [
     (
         GQA,
         {"num_experts": [1]},
-        "space.num_experts: given is no axis of a teacher without experts; accepted: no num_experts.",
+        "space.num_experts: {'values': [1]} is no axis of a teacher without experts; accepted: no num_experts.",
     ),
     (MIXTRAL, {"num_experts": [6]}, "space.num_experts: 6 is more than the teacher's 5; accepted: sizes up to 5."),
     (
         MIXTRAL,
         {"num_experts": [1]},
-        "space: {'num_experts': {'values': (1,)}, 'multiple_of': {}} has no legal shape; "
+        "space: {'num_experts': {'values': [1]}} has no legal shape; "
         "accepted: num_experts of at least the 2 for each token (removed 1).",
     ),
     (
         GQA,
         {"hidden_size": [23, 22]},
-        "space: {'hidden_size': {'values': (23, 22)}, 'multiple_of': {}} has no legal shape; "
+        "space: {'hidden_size': {'values': [23, 22]}} has no legal shape; "
         "accepted: hidden_size as a multiple of num_attention_heads (removed 2).",
     ),
 ]

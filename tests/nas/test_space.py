@@ -91,8 +91,10 @@ def test_ratios_are_rounded_to_the_nearest_multiple_halves_up(
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(st.lists(decimals, min_size=1, max_size=5, unique=True), st.integers(1, 20_000), st.integers(1, 300))
 def test_ratios_are_rounded_as_decimals(ratios: list[Decimal], teacher_size: int, multiple: int) -> None:
-    """As written, not as floating point has them: 0.15 of 10 is one and a half."""
-    expected = sorted({by_hand(ratio * teacher_size, multiple) for ratio in ratios}, reverse=True)
+    """As written, not as floating point has them: 0.15 of 10 is one and a half. Never beyond the teacher's own size."""
+    largest = max(teacher_size - teacher_size % multiple, multiple)
+    rounded = (by_hand(ratio * teacher_size, multiple) for ratio in ratios)
+    expected = sorted({min(size, largest) for size in rounded}, reverse=True)
     assert sizes({"ratios": list(map(float, ratios))}, teacher_size, multiple) == expected
 
 

@@ -102,7 +102,7 @@ def test_activations_are_at_least_what_autograd_keeps_and_not_much_more(model_ty
     }
     # The difference of two lengths leaves out what does not grow with tokens, such as copies of weights.
     per_token = (saved_bytes(config, 128) - saved_bytes(config, 64)) / 64
-    assert 0.95 < activation_bytes_per_token(FAMILIES[model_type].architecture(config)) / per_token < 2
+    assert 0.95 < activation_bytes_per_token(FAMILIES[model_type].architecture(config), 128) / per_token < 2
 
 
 def test_the_fewest_devices_hold_weights_optimizer_and_a_micro_batch() -> None:
@@ -110,17 +110,17 @@ def test_the_fewest_devices_hold_weights_optimizer_and_a_micro_batch() -> None:
     spread = 18 * 4_190_509_056 + 6 * 15_628_775_424
     each = 4096 * (32 * (30 * 3072 + 12 * (24 + 16) * 128 + 4 * 9216) + 30 * 256_000)
     fitting = [devices for devices in range(1, 100) if spread / devices + each <= 0.9 * 80e9]
-    assert (cost.devices, cost.memory_bytes) == (fitting[0], -(-spread // fitting[0]) + each)
+    assert (cost.estimate.devices, cost.estimate.memory_bytes) == (fitting[0], -(-spread // fitting[0]) + each)
 
 
 def test_no_number_of_devices_holds_a_micro_batch_that_is_too_large() -> None:
     trial = TrialSpec(micro_batch_size=8)
-    assert training_cost(NEMOTRON_15B, MINITRON_4B, trial, HARDWARE, 4096).devices is None
+    assert training_cost(NEMOTRON_15B, MINITRON_4B, trial, HARDWARE, 4096).estimate.devices is None
 
 
 def test_hours_and_price_follow_from_throughput() -> None:
     hardware = HardwareSpec(flops_per_second=2e14, price_per_hour=2.5)
     cost = training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), hardware, 4096)
-    assert cost.device_hours == pytest.approx((cost.student_flops + cost.teacher_flops) / 2e14 / 3600)
-    assert cost.price == pytest.approx(2.5 * cost.device_hours)
-    assert training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), HARDWARE, 4096).price is None
+    assert cost.estimate.device_hours == pytest.approx((cost.student_flops + cost.teacher_flops) / 2e14 / 3600)
+    assert cost.estimate.price == pytest.approx(2.5 * cost.estimate.device_hours)
+    assert training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), HARDWARE, 4096).estimate.price is None

@@ -145,6 +145,13 @@ def tensors_on_disk(model: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in reverted.items()}
 
 
+def outside(model: Any) -> list[torch.nn.Parameter]:
+    """What a non-embedding count leaves out: all of the embeddings' and the head's, a tied one once."""
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    left_out = [p for module in (*modules, model.get_output_embeddings()) for p in module.parameters()]
+    return list({id(parameter): parameter for parameter in left_out}.values())
+
+
 def built(config: dict[str, Any], seed: int = 0) -> Any:
     """A model with random float64 weights, those of norms among them."""
     torch.manual_seed(seed)

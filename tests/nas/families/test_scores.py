@@ -99,6 +99,14 @@ def mixture_by_hand(
     return torch.stack(neurons, dim=2), torch.stack(added, dim=2), sum(added, start=torch.zeros_like(x))
 
 
+def tapped_norms(variant: Variant) -> list[str]:
+    """The weights of all norms that the family listens to and that this checkpoint has."""
+    tensors = dict(variant.family.tensors(variant.architecture))
+    layers = range(variant.architecture.num_hidden_layers)
+    listed = [f"{norm}.weight".format(i=i) for norm in variant.family.taps.norms for i in layers]
+    return [name for name in listed if name in tensors]
+
+
 def calibrated(variant: Variant, model: Any, micro_batch_size: int = 4) -> Scores:
     batch = Batch(TOKENS, TOKENS)
     return calibrate(model, variant.family, variant.architecture, batch, micro_batch_size=micro_batch_size)
@@ -120,8 +128,7 @@ def test_layers_heads_and_channels_are_scored_by_their_definition(variant: Varia
         cosines = (before * after).sum(-1) / (before.square().sum(-1) * after.square().sum(-1)).sqrt()
         torch.testing.assert_close(scores.layers[i], 1 - cosines.mean(), rtol=0, atol=1e-7)
     close(scores.channels, sum((l2_of_means(norm) for norm in seen["norms"]), start=torch.zeros(shape.hidden_size)))
-    expected_norms = 1 if shape.use_parallel_residual else 2
-    assert len(seen["norms"]) == expected_norms * shape.num_hidden_layers
+    assert len(seen["norms"]) == len(tapped_norms(variant))
 
 
 @pytest.mark.parametrize("variant", DENSE, ids=str)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.pytorch_utils import Conv1D
 
 from nas.architecture import AXES, Architecture
 from nas.families import FAMILIES, Family
 from nas.families.config import ConfigRules
 from nas.families.parameter import Parameter, Rescale, Run
 from nas.polynomial import Polynomial
-from tests.nas.families.small import ALL, Variant, on_meta, students, tensors_on_disk
+from tests.nas.families.small import ALL, Variant, on_meta, outside, students, tensors_on_disk
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,11 +49,28 @@ def test_tensors_and_counts_are_those_of_transformers(variant: Variant, data: st
     assert dict(tensors) == tensors_on_disk(model)
     assert len(tensors) == len(dict(tensors)), "a name is there twice"
 
-    head = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
     assert family.count(shape) == model.num_parameters()
-    assert family.count(shape, embedding=False) == model.num_parameters(exclude_embeddings=True) - head
+    left_out = sum(parameter.numel() for parameter in outside(model))
+    assert family.count(shape, embedding=False) == model.num_parameters() - left_out
     # The teacher's polynomial holds for every student.
     assert family.polynomial(family.architecture(teacher)).at(sizes_of(shape)) == model.num_parameters()
+
+
+def matrices_on_disk(model: Any) -> set[str]:
+    """The weights that tokens are multiplied with in linear layers, experts and routers, the head left out."""
+    found, left_out = {}, {id(parameter) for parameter in outside(model)}
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) or type(module).__name__.endswith(("Experts", "Router")):
+            parameters = module.named_parameters(path, recurse=False)
+            found |= {name: each for name, each in parameters if each.dim() > 1 and id(each) not in left_out}
+    return set(revert_weight_conversion(model, found))
+
+
+@pytest.mark.parametrize("variant", ALL, ids=str)
+def test_matrices_are_what_tokens_are_multiplied_with(variant: Variant) -> None:
+    shape = variant.architecture
+    matrices = {name for each in variant.family.parameters if each.matrix for name, _ in each.tensors(shape)}
+    assert matrices == matrices_on_disk(on_meta(variant.config))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
