@@ -147,9 +147,7 @@ def _short(value: float, unit: str) -> str:
 def _stated(found: EnumerationView, spec: SearchSpec, columns: list[_Column], left_out: list[str]) -> list[str]:
     """What the columns mean, and what is not shown."""
     lines = [f"{column.header + ':':<10}{column.meaning}" for column in columns if column.meaning]
-    lines.append(
-        "The last row is the teacher. Counts, bytes and FLOPs are exact. --json has training FLOPs and memory too."
-    )
+    lines.append("Last row: the teacher. Counts, bytes and FLOPs are exact. --json has training FLOPs and memory too.")
     if left_out:
         lines.append(f"Not shown in this width: {', '.join(left_out)}.")
     if not found.weights_checked:

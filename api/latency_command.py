@@ -17,6 +17,7 @@ from rich.text import Text
 from api.display import FILE_WIDTH, SHAPE, plain_table
 from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
 from nas.architecture import Architecture
+from nas.cost import Phase
 from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import FolderError, SpecError
 from nas.families import family_named
@@ -36,7 +37,6 @@ from nas.latency import (
     TIMED_DTYPES,
     BlockShape,
     LatencyTable,
-    Phase,
     TimedDtype,
     blocks_of,
     read_table,
@@ -273,7 +273,7 @@ def summary(plan: Plan, table: LatencyTable) -> RenderableType:
     on = table.measured_on
     told = (
         f"{len(_blocks(table))} blocks, {table.batch_size} x {table.context:,} tokens in {on.dtype} "
-        f"on {on.device}, {on.threads} CPU threads"
+        f"on {on.device}, {on.threads} CPU thread{'' if on.threads == 1 else 's'}"
     )
     return Group(Text(told), sums, checks, Text(f"shape: {SHAPE}; ratio: measured / by blocks", style="dim"))
 

@@ -1,19 +1,20 @@
 """The shape of one model."""
 
-from typing import Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from nas.border import Border
 
-AXES = (
+Axis = Literal[
     "num_hidden_layers",
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
     "num_key_value_heads",
     "num_experts",
-)
+]
+AXES: tuple[Axis, ...] = get_args(Axis)
 """What a search varies, in the order in which candidates are listed."""
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nas.architecture import Architecture, sliding_share
+from nas.architecture import Architecture, Axis, sliding_share
 from nas.errors import SpecError
 from nas.families import family_named
 from nas.polynomial import LARGEST, Integers
-from nas.space import MOST_SIZES, Axis, SearchSpace
+from nas.space import MOST_SIZES, SearchSpace
 
 MOST_ROWS = 20_000_000
 """Shapes that differ in more than the MLP's size, which is what counting takes time for: a few seconds' worth."""

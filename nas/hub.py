@@ -264,7 +264,7 @@ def _explained(source: Pinned) -> Iterator[None]:
     except errors.SafetensorsParsingError as error:
         problem = "has weights that are not whole safetensors files"
         raise TeacherError("teacher", str(source), problem, "safetensors weights") from error
-    except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]  # httpx's, of any version
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # httpx's, of any version
         status = _status(error)
         if status in (401, 403, 404):
             problem = f"is not there, or may not be read (the Hub answers {status})"

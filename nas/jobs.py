@@ -12,7 +12,8 @@ from pydantic import Field, JsonValue
 
 from nas.architecture import Architecture
 from nas.border import Border, Number
-from nas.latency import BlockShape, Phase, TimedDtype
+from nas.cost import Phase
+from nas.latency import BlockShape, TimedDtype
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 
 

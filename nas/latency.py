@@ -14,11 +14,9 @@ from pydantic import Field, ValidationError
 
 from nas.architecture import AXES, Architecture
 from nas.border import Border, Number
+from nas.cost import Phase
 from nas.durable import write_text
 from nas.errors import SpecError
-
-Phase = Literal["prefill", "decode"]
-"""A forward pass over whole sequences with nothing in the cache, or over one token that follows them."""
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 TimedDtype = Literal["float32", "bfloat16", "float16"]

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from nas.architecture import Axis
 from nas.border import Border, Count, Number
 
 Given = TypeVar("Given", bound=tuple[float, ...] | None)
@@ -102,14 +103,6 @@ class IntermediateSizes(Sizes):
         return [Fraction(str(factor)) for factor in self.times_hidden or ()]
 
 
-Axis = Literal[
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "num_experts",
-]
 _SIZES = (
     "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "
     "or ratios of the teacher's size"

@@ -17,12 +17,10 @@ from nas.architecture import Architecture
 from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError, TeacherError
 from nas.families import family_named
+from nas.hub import OTHER_FILES
 from nas.model_folder import ModelFolder
 
-COPIED_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
-    "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
+COPIED_FILES = ("tokenizer.json", *OTHER_FILES)
 """What is copied from the teacher: its tokenizer, and the generation config, which names what ends a text."""
 
 

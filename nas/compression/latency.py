@@ -22,6 +22,7 @@ import torch
 from nas.architecture import Architecture
 from nas.compression.memory import FREE_SHARE, free_bytes, layers_that_fit
 from nas.compression.passes import Effort, Passes, attention_keeps_scores, random_model, time_passes
+from nas.cost import Phase
 from nas.latency import (
     BlockShape,
     BlockTiming,
@@ -29,7 +30,6 @@ from nas.latency import (
     LatencyTable,
     MeasuredOn,
     OutsideTiming,
-    Phase,
     PhaseTable,
     TimedDtype,
     Timing,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from nas.compression.checkpoint import _attention, parse_config
-from nas.latency import Phase
+from nas.cost import Phase
 
 _POOL = 1_000_003
 """Random numbers that weights are filled with, over and over; a prime, so that rows differ."""

@@ -322,10 +322,6 @@ def test_a_worker_may_try_again_what_the_hub_did_not_answer(
 # --- the rest -----------------------------------------------------------------------------------------------
 
 
-def test_what_an_export_copies_is_what_is_fetched() -> None:
-    assert {"tokenizer.json", *OTHER_FILES} == set(COPIED_FILES)
-
-
 @pytest.mark.parametrize("module", ["nas.hub", "nas.spec_file", "nas.client", "api.app", "api.cli", "api.scheduler"])
 def test_nobody_loads_the_hubs_client_before_a_teacher_is_there(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps('huggingface_hub' in sys.modules))"

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nas.errors import TeacherError
 from nas.families import FAMILIES
-from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.model_folder import ModelFolder, StoredDtype, inspect_model_folder
 from tests.nas.shapes import small_llama
 
 Tensors = dict[str, NDArray[Any]]
@@ -76,7 +76,7 @@ def save_shards(path: Path, tensors: Tensors, shards: list[list[str]]) -> dict[s
 
 
 @pytest.mark.parametrize(("numpy_dtype", "dtype"), [(np.float32, "float32"), (np.float16, "float16")])
-def test_a_good_folder_is_read_for_what_it_is(folder: Path, numpy_dtype: type[np.generic], dtype: str) -> None:
+def test_a_good_folder_is_read_for_what_it_is(folder: Path, numpy_dtype: type[np.generic], dtype: StoredDtype) -> None:
     tensors = tensors_of(numpy_dtype)
     save_file(tensors, folder / "model.safetensors")
     assert inspect_model_folder(folder) == ModelFolder(
