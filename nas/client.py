@@ -46,7 +46,7 @@ from nas.views import (
 
 DEFAULT_URL = "http://127.0.0.1:8460"
 _PAGE = 1000
-_MOST_CANDIDATES = 100_000
+_MOST_CANDIDATES = 10_000
 _SILENCE_SECONDS = 45.0
 """Three heartbeats of a stream: after that long without a byte, the connection is given up."""
 
@@ -96,7 +96,7 @@ class Client:
     # --- searches ---
 
     def enumerate(self, spec: SearchSpec | Mapping[str, Any]) -> EnumerationView:
-        """All candidates that a search of this spec would retrain; starts nothing."""
+        """The candidates that a search of this spec would retrain, at most 10,000 of them; starts nothing."""
         return self._post("/v1/enumerations", EnumerationView, spec, limit=_MOST_CANDIDATES)
 
     def submit(self, spec: SearchSpec | Mapping[str, Any]) -> SearchView:

@@ -12,7 +12,7 @@ from nas.spec import SearchSpec
 from nas.spec_file import check_absolute
 
 MOST_ROWS = 1000
-MOST_CANDIDATES_LISTED = 100_000
+MOST_CANDIDATES_LISTED = 10_000
 MOST_LINES = 100_000
 _LARGEST_ID = 2**63 - 1
 

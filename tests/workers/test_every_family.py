@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nas.architecture import Architecture
+from nas.families import FAMILIES, Family
 from nas.jobs import (
     Calibrate,
     Calibrated,
@@ -29,7 +30,19 @@ from tests.nas.families.small import ALL, Variant, built
 from tests.workers.test_tasks import attempt
 from workers.tasks import run_job
 
-ONE_OF_EACH = [variant for variant in ALL if variant.number == 0]
+
+def _chosen() -> list[Variant]:
+    """Of every family the first variant, and the one with most flags."""
+    families = [[variant for variant in ALL if variant.family is family] for family in FAMILIES.values()]
+    return [each for variants in families for each in variants if each in (variants[0], max(variants, key=_flags))]
+
+
+def _flags(variant: Variant) -> int:
+    shape = variant.architecture
+    return sum(value is True for value in shape.model_dump().values()) + shape.has_layer_types
+
+
+CHOSEN = _chosen()
 RESOURCES = ResourcesSpec(dtype="float32")
 
 
@@ -41,19 +54,19 @@ def teacher_of(variant: Variant, tokenizer: Tokenizer, folder: Path) -> Path:
     return folder
 
 
-def smaller(whole: Architecture) -> Architecture:
-    """Cut along every axis that the family lets go."""
-    heads = whole.num_attention_heads // 2
-    bound = whole.hidden_size == whole.num_attention_heads * whole.head_dim
-    own_keys = whole.num_key_value_heads == whole.num_attention_heads
+def smaller(family: Family, whole: Architecture) -> Architecture:
+    """Half of every axis, or the most below it that the family allows."""
+    groups = max(whole.num_key_value_heads // 2, 1)
     sizes = {
         "num_hidden_layers": 3,
         "intermediate_size": whole.intermediate_size // 2,
-        "hidden_size": heads * whole.head_dim if bound else whole.hidden_size // 2,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads if own_keys else 1,
+        "num_attention_heads": groups * (whole.num_attention_heads // whole.num_key_value_heads),
+        "num_key_value_heads": groups,
     }
-    return whole.resized(**sizes, **({"num_experts": 3} if whole.num_experts else {}))
+    if whole.num_experts:
+        sizes["num_experts"] = 3
+    shapes = (whole.resized(**sizes, hidden_size=hidden) for hidden in range(whole.hidden_size // 2, 0, -1))
+    return next(shape for shape in shapes if family.is_legal(shape))
 
 
 class Search:
@@ -67,7 +80,7 @@ class Search:
         return run_job(attempt(job, self._folder / name))
 
 
-@pytest.mark.parametrize("variant", ONE_OF_EACH, ids=str)
+@pytest.mark.parametrize("variant", CHOSEN, ids=str)
 def test_a_search_runs_to_a_model_that_transformers_loads(
     variant: Variant, tokenizer: Tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
@@ -81,7 +94,7 @@ def test_a_search_runs_to_a_model_that_transformers_loads(
         Calibrate(teacher=str(teacher), data=data.data, samples=4, micro_batch_size=2, seed=0, resources=RESOURCES),
     )
     assert isinstance(scores, Calibrated)
-    shape = smaller(variant.family.architecture({**variant.config, "vocab_size": 320}))
+    shape = smaller(variant.family, variant.family.architecture({**variant.config, "vocab_size": 320}))
     common = {
         "teacher": str(teacher),
         "teacher_sha256": scores.teacher_sha256,

@@ -15,6 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from nas.architecture import AXES, Architecture
+from nas.compression.passes import attention_keeps_scores
 from nas.families import FAMILIES, Family
 from nas.families.config import ConfigRules
 from nas.families.parameter import Parameter, Rescale, Run
@@ -58,7 +59,8 @@ def test_tensors_and_counts_are_those_of_transformers(variant: Variant, data: st
 
 def matrices_on_disk(model: Any) -> set[str]:
     """The weights that tokens are multiplied with in linear layers, experts and routers, the head left out."""
-    found, left_out = {}, {id(parameter) for parameter in outside(model)}
+    left_out = {id(parameter) for parameter in outside(model)}
+    found: dict[str, torch.Tensor] = {}
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D) or type(module).__name__.endswith(("Experts", "Router")):
             parameters = module.named_parameters(path, recurse=False)
@@ -71,6 +73,11 @@ def test_matrices_are_what_tokens_are_multiplied_with(variant: Variant) -> None:
     shape = variant.architecture
     matrices = {name for each in variant.family.parameters if each.matrix for name, _ in each.tensors(shape)}
     assert matrices == matrices_on_disk(on_meta(variant.config))
+
+
+@pytest.mark.parametrize("variant", ALL, ids=str)
+def test_attention_is_fused_wherever_it_does_not_keep_scores(variant: Variant) -> None:
+    assert variant.family.fused_attention != attention_keeps_scores(variant.config)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
