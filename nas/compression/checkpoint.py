@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
-from nas.architecture import Architecture
+from nas.compression.kernels import kernels, parse_config
 from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError, TeacherError
-from nas.families import family_named
 from nas.hub import OTHER_FILES
 from nas.model_folder import ModelFolder
 
@@ -45,13 +44,11 @@ def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
 
     Raises TeacherError if a head is stored that differs from the embedding it should be: transformers would use it.
     """
-    parsed = parse_config(folder.config)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder.path,
-        config=parsed,
+        config=parse_config(folder.config),
         dtype=torch.float32,
-        attn_implementation=_attention(parsed),
-        experts_implementation=_experts(folder.architecture),
+        **kernels(folder.config, torch.float32),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -77,8 +74,7 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
         # Copies: transformers takes tensors as they are, and training would change the caller's.
         state_dict={name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()},
         dtype=torch.float32,
-        attn_implementation=_attention(parsed),
-        experts_implementation=_experts(family_named(config["model_type"]).architecture(config)),
+        **kernels(config, torch.float32),
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
@@ -86,29 +82,6 @@ def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], dev
         raise CheckpointError(f"a {config['model_type']}", f"does not fit its config: {wrong}")
     built: torch.nn.Module = model.to(device).eval()
     return built
-
-
-def _attention(config: PretrainedConfig) -> str:
-    """Named here, since a config could name a kernel that transformers would fetch and run.
-
-    PyTorch's own attention cannot cap scores, so models that do (Gemma 2) compute theirs in plain steps.
-    """
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return "eager" if capped or not model_class._supports_sdpa else "sdpa"
-
-
-def _experts(architecture: Architecture) -> str:
-    """All experts at once, for which torch needs float32 rows of whole 16 bytes, or one after another."""
-    rows = (architecture.hidden_size, architecture.intermediate_size)
-    return "grouped_mm" if architecture.num_experts and all(size % 4 == 0 for size in rows) else "eager"
-
-
-def parse_config(config: dict[str, Any]) -> PretrainedConfig:
-    """The config as transformers' own object."""
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    parsed: PretrainedConfig = AutoConfig.for_model(config["model_type"], **fields)
-    return parsed
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

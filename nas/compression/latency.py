@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
+from nas.compression.kernels import attention_keeps_scores
 from nas.compression.memory import FREE_SHARE, free_bytes, layers_that_fit
-from nas.compression.passes import Effort, Passes, attention_keeps_scores, random_model, time_passes
+from nas.compression.passes import Effort, Passes, random_model, time_passes
 from nas.cost import Phase
 from nas.latency import (
     BlockShape,

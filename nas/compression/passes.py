@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from nas.compression.checkpoint import _attention, parse_config
+from nas.compression.kernels import kernels, parse_config
 from nas.cost import Phase
 
 _POOL = 1_000_003
@@ -30,27 +30,13 @@ def random_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.de
     Attention and experts run as transformers runs them by itself. Nothing refers to the model in a circle, so its
     memory is free once the caller lets go of it.
     """
-    parsed = parse_config(dict(config))
-    chosen: dict[str, Any] = {"attn_implementation": _attention(parsed), **_experts(parsed, dtype)}
+    chosen: dict[str, Any] = {**kernels(config, dtype)}
     # transformers would draw every weight anew, which takes longer than all that is timed.
     with no_init_weights(), device:
-        model: Any = AutoModelForCausalLM.from_config(parsed, dtype=dtype, **chosen).eval()
+        model: Any = AutoModelForCausalLM.from_config(parse_config(config), dtype=dtype, **chosen).eval()
     model.tie_weights()
     _fill(model, dtype, device)
     return model
-
-
-def attention_keeps_scores(config: Mapping[str, Any]) -> bool:
-    """Whether attention holds the scores of all pairs of tokens in memory at once."""
-    return _attention(parse_config(dict(config))) == "eager"
-
-
-def _experts(config: Any, dtype: torch.dtype) -> dict[str, str]:
-    """The plain way to run experts, where their rows are no multiples of 16 bytes, which the usual one needs."""
-    if not getattr(config, "num_experts_per_tok", None):
-        return {}
-    rows: tuple[int, ...] = (config.hidden_size, getattr(config, "moe_intermediate_size", config.intermediate_size))
-    return {} if all(row * dtype.itemsize % 16 == 0 for row in rows) else {"experts_implementation": "eager"}
 
 
 def _fill(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> None:

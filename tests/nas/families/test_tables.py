@@ -15,7 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from nas.architecture import AXES, Architecture
-from nas.compression.passes import attention_keeps_scores
+from nas.compression.kernels import attention_keeps_scores
 from nas.families import FAMILIES, Family
 from nas.families.config import ConfigRules
 from nas.families.parameter import Parameter, Rescale, Run
@@ -76,7 +76,8 @@ def test_matrices_are_what_tokens_are_multiplied_with(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("variant", ALL, ids=str)
-def test_attention_is_fused_wherever_it_does_not_keep_scores(variant: Variant) -> None:
+def test_attention_is_fused_wherever_transformers_lets_pytorch_compute_it(variant: Variant) -> None:
+    assert variant.family.fused_attention == on_meta(variant.config)._supports_sdpa
     assert variant.family.fused_attention != attention_keeps_scores(variant.config)
 
 
