@@ -126,5 +126,7 @@ def activation_bytes_per_token(student: Architecture, sequence_length: int) -> i
     heads = (student.num_attention_heads + 2 * student.num_key_value_heads) * student.head_dim
     neurons = student.intermediate_size * (into_neurons - 1)
     scores = 0 if family.fused_attention else student.num_attention_heads * sequence_length
-    experts = per_token * (channels + _BYTES_PER_NEURON * neurons)
-    return student.num_hidden_layers * (experts + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_SCORE * scores)
+    # Products of all experts at once stay float32, whatever the others are computed in.
+    of_neuron = _BYTES_PER_NEURON * (2 if student.num_experts else 1)
+    mlp = per_token * (channels + of_neuron * neurons)
+    return student.num_hidden_layers * (mlp + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_SCORE * scores)

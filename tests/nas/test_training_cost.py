@@ -102,8 +102,8 @@ ESTIMATED: dict[str, tuple[dict[str, int], float]] = {
     "stablelm": (GROUPS, 1.43),
     "gpt_neox": ({}, 2.21),
     "gpt2": ({"n_inner": 768}, 1.52),
-    "mixtral": ({**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2}, 0.88),
-    "qwen3_moe": ({**HEADS, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 768}, 0.83),
+    "mixtral": ({**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2}, 1.21),
+    "qwen3_moe": ({**HEADS, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 768}, 1.15),
 }
 """Settings of a family, and what is estimated for it, in what was measured; others have the blocks of Llama."""
 
