@@ -109,7 +109,7 @@ def plan_of(
             problem = f"has candidates of more than {most_shapes:,} different blocks, too many to time"
             accepted = "fewer sizes along its axes, or a larger --shapes"
             raise SpecError("space", spec.space.model_dump(exclude_none=True), problem, accepted)
-        ends = [min(*ends[:1], candidate, candidate, key=count), max(*ends[1:], candidate, candidate, key=count)]
+        ends = [min([*ends[:1], candidate], key=count), max([*ends[1:], candidate], key=count)]
     smallest, largest = ends
     job = Latency(
         teacher=spec.teacher,
