@@ -120,7 +120,7 @@ def activation_bytes_per_token(student: Architecture, sequence_length: int) -> i
     norms = sum(each.dimensions == (HIDDEN,) and each.name.endswith("norm.weight") for each in of_layer) or 2
     # The last of the MLP's matrices leads out of the neurons, the others (two with a gate) into them.
     into_neurons = sum(
-        run.axis == "intermediate_size" for each in of_layer if each.matrix for dim in each.dimensions for run in dim
+        span.axis == "intermediate_size" for each in of_layer if each.matrix for dim in each.dimensions for span in dim
     )
     channels = student.hidden_size * (_BYTES_PER_CHANNEL + _BYTES_PER_NORM * norms)
     heads = (student.num_attention_heads + 2 * student.num_key_value_heads) * student.head_dim

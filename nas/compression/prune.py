@@ -91,15 +91,15 @@ def cut(
 def _kept_entries(
     dimension: Dimension, teacher: Architecture, kept: Kept, layer: int | None, expert: int | None
 ) -> torch.Tensor | None:
-    """Which entries of a dimension stay, its runs one after another, or None where all do."""
-    units_of_runs = [kept.units(run.axis, layer, expert) for run in dimension]
-    if all(units is None for units in units_of_runs):
+    """Which entries of a dimension stay, its spans one after another, or None where all do."""
+    units_of_spans = [kept.units(span.axis, layer, expert) for span in dimension]
+    if all(units is None for units in units_of_spans):
         return None
     entries, offset = [], 0
-    for run, units in zip(dimension, units_of_runs, strict=True):
-        block, size = run.block_size(teacher), run.size(teacher)
-        of_run = torch.arange(size) if units is None else (units[:, None] * block + torch.arange(block)).flatten()
-        entries.append(offset + of_run)
+    for span, units in zip(dimension, units_of_spans, strict=True):
+        width, size = span.unit_size(teacher), span.size(teacher)
+        of_span = torch.arange(size) if units is None else (units[:, None] * width + torch.arange(width)).flatten()
+        entries.append(offset + of_span)
         offset += size
     return torch.cat(entries)
 

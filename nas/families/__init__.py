@@ -11,7 +11,7 @@ from nas.families.mistral import MISTRAL
 from nas.families.moe import MIXTRAL, QWEN3_MOE
 from nas.families.nemotron import NEMOTRON
 from nas.families.olmo2 import OLMO2
-from nas.families.parameter import Dimension, Parameter, Run
+from nas.families.parameter import Dimension, Parameter, Span
 from nas.families.phi3 import PHI3
 from nas.families.qwen import QWEN2, QWEN3
 from nas.families.smollm3 import SMOLLM3
@@ -39,4 +39,4 @@ def family_named(model_type: object) -> Family:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "Dimension", "Family", "Parameter", "Run", "Select", "Taps", "family_named"]
+__all__ = ["FAMILIES", "Dimension", "Family", "Parameter", "Select", "Span", "Taps", "family_named"]

@@ -82,7 +82,7 @@ class Family:
         """The Architecture fields that a config of this family holds: sizes, and what the table depends on."""
         axes = [axis for axis in AXES if axis != "num_experts" or self.has_experts]
         experts = ["num_experts_per_tok"] if self.has_experts else []
-        of_table = [run.axis for p in self.parameters for dimension in p.dimensions for run in dimension]
+        of_table = [span.axis for p in self.parameters for dimension in p.dimensions for span in dimension]
         flags = [flag for p in self.parameters for flag in (p.when, p.unless) if flag is not None]
         names = dict.fromkeys(["vocab_size", *axes, "head_dim", *experts, *of_table, *flags, *self.rules.settings])
         return tuple(name for name in names if self.rules.keys_of(name))

@@ -4,10 +4,10 @@ from nas.families.blocks import linear, norm
 from nas.families.config import ConfigRules
 from nas.families.constraint import HEAD_DIM_FOLLOWS, OWN_KEYS_AND_VALUES
 from nas.families.family import Family, Taps
-from nas.families.parameter import FFN, HEADS, HIDDEN, VOCAB, Parameter, Run
+from nas.families.parameter import FFN, HEADS, HIDDEN, VOCAB, Parameter, Span
 
 _LAYER = "gpt_neox.layers.{i}."
-_QKV_OF_EACH_HEAD = (Run("num_attention_heads", "head_dim", times=3),)
+_QKV_OF_EACH_HEAD = (Span("num_attention_heads", "head_dim", times=3),)
 
 GPT_NEOX = Family(
     model_type="gpt_neox",

@@ -10,40 +10,40 @@ from nas.polynomial import Polynomial
 
 
 @dataclass(frozen=True)
-class Run:
-    """Consecutive entries of a dimension: `axis` units of `block` entries each, `times` over.
+class Span:
+    """Consecutive entries of a dimension: `axis` units of `width` entries each, `times` over.
 
-    `axis` is an Architecture field; `block` is one too (`head_dim`), or None for single entries. `times` is 3 where
+    `axis` is an Architecture field; `width` is one too (`head_dim`), or None for single entries. `times` is 3 where
     query, key and value of a head lie side by side.
     """
 
     axis: str
-    block: str | None = None
+    width: str | None = None
     times: int = 1
 
     def size(self, architecture: Architecture) -> int:
-        return int(getattr(architecture, self.axis)) * self.block_size(architecture)
+        return int(getattr(architecture, self.axis)) * self.unit_size(architecture)
 
-    def block_size(self, architecture: Architecture) -> int:
-        return self.times * (1 if self.block is None else int(getattr(architecture, self.block)))
+    def unit_size(self, architecture: Architecture) -> int:
+        return self.times * (1 if self.width is None else int(getattr(architecture, self.width)))
 
     def polynomial(self, architecture: Architecture) -> Polynomial:
         if self.axis in AXES:
-            return Polynomial.size(self.axis) * self.block_size(architecture)
+            return Polynomial.size(self.axis) * self.unit_size(architecture)
         return Polynomial.constant(self.size(architecture))
 
 
-Dimension = tuple[Run, ...]
-"""One dimension of a tensor: runs one after another. Fused matrices have several, as in Q + K + V."""
+Dimension = tuple[Span, ...]
+"""One dimension of a tensor: spans one after another. Fused matrices have several, as in Q + K + V."""
 
-VOCAB: Dimension = (Run("vocab_size"),)
-POSITIONS: Dimension = (Run("max_position_embeddings"),)
-HIDDEN: Dimension = (Run("hidden_size"),)
-FFN: Dimension = (Run("intermediate_size"),)
-HEADS: Dimension = (Run("num_attention_heads", "head_dim"),)
-KV_HEADS: Dimension = (Run("num_key_value_heads", "head_dim"),)
-HEAD_DIM: Dimension = (Run("head_dim"),)
-EXPERTS: Dimension = (Run("num_experts"),)
+VOCAB: Dimension = (Span("vocab_size"),)
+POSITIONS: Dimension = (Span("max_position_embeddings"),)
+HIDDEN: Dimension = (Span("hidden_size"),)
+FFN: Dimension = (Span("intermediate_size"),)
+HEADS: Dimension = (Span("num_attention_heads", "head_dim"),)
+KV_HEADS: Dimension = (Span("num_key_value_heads", "head_dim"),)
+HEAD_DIM: Dimension = (Span("head_dim"),)
+EXPERTS: Dimension = (Span("num_experts"),)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Parameter:
         )
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
-        return tuple(sum(run.size(architecture) for run in dimension) for dimension in self.dimensions)
+        return tuple(sum(span.size(architecture) for span in dimension) for dimension in self.dimensions)
 
     def units(self, architecture: Architecture) -> tuple[int | None, ...]:
         """The units of `each`, or one None."""
@@ -110,7 +110,7 @@ class Parameter:
     def entries(self, architecture: Architecture) -> Polynomial:
         """Entries of one tensor."""
         of_dimensions = [
-            reduce(Polynomial.__add__, (run.polynomial(architecture) for run in dimension))
+            reduce(Polynomial.__add__, (span.polynomial(architecture) for span in dimension))
             for dimension in self.dimensions
         ]
         return reduce(Polynomial.__mul__, of_dimensions)

@@ -18,7 +18,7 @@ from nas.architecture import AXES, Architecture
 from nas.compression.kernels import attention_keeps_scores
 from nas.families import FAMILIES, Family
 from nas.families.config import ConfigRules
-from nas.families.parameter import Parameter, Rescale, Run
+from nas.families.parameter import Parameter, Rescale, Span
 from nas.polynomial import Polynomial
 from tests.nas.families.small import ALL, Variant, on_meta, outside, students, tensors_on_disk
 
@@ -118,7 +118,7 @@ def test_the_page_on_families_shows_the_table_that_there_is() -> None:
     assert names["STARCODER2"] == FAMILIES["starcoder2"]
 
 
-@pytest.mark.parametrize("part", [Family, Parameter, Run, Rescale, ConfigRules])
+@pytest.mark.parametrize("part", [Family, Parameter, Span, Rescale, ConfigRules])
 def test_the_page_on_families_has_every_entry(part: "type[DataclassInstance]") -> None:
     for entry in fields(part):
         assert re.search(rf"\b{entry.name}\b", PAGE), entry.name
