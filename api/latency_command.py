@@ -16,8 +16,8 @@ from rich.text import Text
 
 from api.display import FILE_WIDTH, SHAPE, plain_table
 from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
-from nas.architecture import Architecture
-from nas.cost import Phase
+from nas.architecture import Architecture, sizes_of
+from nas.cost import CostModel, Phase
 from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import FolderError, SpecError
 from nas.families import family_named
@@ -99,7 +99,11 @@ def plan_of(
     more than `most_shapes` blocks.
     """
     teacher = inspect_config_folder(config_folder(spec.teacher))
-    count = family_named(teacher.architecture.family).count
+    parameters = CostModel(teacher.architecture).parameters("total")
+
+    def count(shape: Architecture) -> int:
+        return parameters.at(sizes_of(shape))
+
     blocks, num_candidates = set(blocks_of(teacher.architecture)), 0
     ends: list[Architecture] = []
     for candidate in _candidates(spec, teacher.architecture):
@@ -143,7 +147,7 @@ def _candidates(spec: SearchSpec, teacher: Architecture) -> Iterable[Architectur
 
 def _context(spec: SearchSpec, teacher: Architecture) -> int:
     """Tokens of a sequence; learned positions end somewhere."""
-    context = spec.serving.context or spec.data.sequence_length
+    context = spec.context
     if 0 < teacher.max_position_embeddings < context:
         field = "serving.context" if spec.serving.context is not None else "data.sequence_length"
         positions = teacher.max_position_embeddings

@@ -98,6 +98,11 @@ class Architecture(Border):
         return Architecture.model_validate({**self.model_dump(), **sizes, "num_sliding_layers": sliding})
 
 
+def sizes_of(architecture: Architecture) -> dict[str, int]:
+    """The sizes that shapes cut out of one teacher differ in, by name: the variables of every cost."""
+    return {name: getattr(architecture, name) for name in (*AXES, "num_sliding_layers")}
+
+
 def sliding_share(num_sliding_layers: int, num_hidden_layers: int, remaining: int) -> int:
     """How many of the `remaining` layers attend to a window, if each type keeps its share.
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from nas.architecture import AXES, Architecture
+from nas.architecture import Architecture, sizes_of
 from nas.border import Border
 from nas.families import Parameter, family_named
 from nas.polynomial import Polynomial
@@ -106,11 +106,6 @@ class CostModel:
                 counted = counted.along("num_experts")[1] * self._teacher.num_experts_per_tok
             total += counted
         return total
-
-
-def sizes_of(architecture: Architecture) -> dict[str, int]:
-    """The variables of a CostModel's polynomials."""
-    return {name: getattr(architecture, name) for name in (*AXES, "num_sliding_layers")}
 
 
 class Served:

@@ -8,9 +8,9 @@ from random import Random
 
 import numpy as np
 
-from nas.architecture import AXES, Architecture
+from nas.architecture import AXES, Architecture, sizes_of
 from nas.budget import Budget, Limit, limits
-from nas.cost import CostModel, sizes_of
+from nas.cost import CostModel
 from nas.counting import Block, Counted, block, count
 from nas.errors import SpecError
 from nas.grid import Grid, grid

@@ -150,7 +150,7 @@ class LatencyTable(Border):
         return self.prefill if phase == "prefill" else self.decode
 
     def checks(self, phase: Phase) -> tuple[Check, ...]:
-        """None where the phase was not measured."""
+        """Empty where the phase was not measured."""
         table = self._of(phase)
         return () if table is None else table.checks
 

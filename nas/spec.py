@@ -42,7 +42,7 @@ class DataSpec(Border):
 
 
 class CalibrationSpec(Border):
-    """The forward-only pass that scores layers, heads, neurons and channels."""
+    """The forward-only pass that scores layers, heads, neurons, experts and channels."""
 
     samples: Count = Field(default=1024, gt=0, description="how many sequences are drawn from train, at least 1")
 
@@ -180,6 +180,11 @@ class SearchSpec(Border):
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
+
+    @property
+    def context(self) -> int:
+        """Tokens of a sequence that costs of serving are stated for."""
+        return self.serving.context or self.data.sequence_length
 
     @field_validator("trial", "promotion")
     @classmethod

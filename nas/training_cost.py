@@ -2,9 +2,9 @@
 
 from math import ceil
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, sizes_of
 from nas.border import Border
-from nas.cost import CostModel, sizes_of
+from nas.cost import CostModel
 from nas.families import family_named
 from nas.families.parameter import HIDDEN
 from nas.spec import HardwareSpec, TrainingSpec

@@ -90,11 +90,10 @@ class _Stated:
     """Costs as the spec wants them stated."""
 
     def __init__(self, teacher: ModelFolder, spec: SearchSpec) -> None:
-        serving, length = spec.serving, spec.data.sequence_length
-        whole, context = teacher.architecture, serving.context or length
+        whole, serving = teacher.architecture, spec.serving
         dtype = serving.dtype or teacher.dtype
-        self._served = Served(whole, dtype=dtype, batch_size=serving.batch_size, context=context)
-        self._trial = Retraining(whole, spec.trial, spec.hardware, length)
+        self._served = Served(whole, dtype=dtype, batch_size=serving.batch_size, context=spec.context)
+        self._trial = Retraining(whole, spec.trial, spec.hardware, spec.data.sequence_length)
         self._teacher_parameters = self.cost(whole).parameters
 
     def cost(self, shape: Architecture) -> Cost:

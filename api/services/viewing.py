@@ -98,13 +98,12 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     attempts = store.jobs.attempts_of_candidate(found.trial_id)
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
-    context = serving.context or search.spec.data.sequence_length
     return CandidateDetails(
         search=name,
         standing=next(row for row in standings(candidates, jobs, curves) if row.candidate_id == candidate_id),
         cost=None
         if dtype is None
-        else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=context),
+        else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
         curve=curves.of_trial.get(found.trial_id, ()),
         promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from nas.architecture import Architecture
-from nas.cost import CostModel, Dtype, sizes_of
+from nas.architecture import Architecture, sizes_of
+from nas.cost import CostModel, Dtype
 
 FREE_SHARE = 0.8
 """Of what is free, to be counted on: estimates are not exact, and others use memory too."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nas.architecture import AXES, Architecture
+from nas.architecture import AXES, Architecture, sizes_of
 from nas.errors import TeacherError
 from nas.families.config import ConfigRules
 from nas.families.constraint import Constraint
@@ -148,8 +148,8 @@ class Family:
 
     def count(self, architecture: Architecture, *, embedding: bool = True) -> int:
         """Exact number of parameters, with or without embeddings and head."""
-        counted = (parameter for parameter in self.parameters if embedding or not parameter.embedding)
-        return sum(parameter.count(architecture) for parameter in counted)
+        counted = tuple(parameter for parameter in self.parameters if embedding or not parameter.embedding)
+        return self.polynomial(architecture, counted).at(sizes_of(architecture))
 
     def polynomial(self, architecture: Architecture, parameters: tuple[Parameter, ...] | None = None) -> Polynomial:
         """Entries of the parameters (all of them unless given) in every shape that differs only along AXES."""

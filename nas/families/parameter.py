@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from math import prod
 
 from nas.architecture import AXES, Architecture
 from nas.polynomial import Polynomial
@@ -125,10 +124,3 @@ class Parameter:
         if self.each is not None:
             counted *= Polynomial.size(self.each)
         return counted
-
-    def count(self, architecture: Architecture) -> int:
-        """Entries in all layers and units together; 0 where it is not present."""
-        if not self.present(architecture):
-            return 0
-        tensors = (architecture.num_hidden_layers if self.in_layer else 1) * len(self.units(architecture))
-        return prod(self.shape(architecture)) * tensors

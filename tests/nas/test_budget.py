@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, sizes_of
 from nas.budget import Budget, Limit, limits
-from nas.cost import Cost, CostModel, cost, sizes_of
+from nas.cost import Cost, CostModel, cost
 from nas.enumeration import enumerate_candidates
 from nas.errors import BudgetError
 from nas.polynomial import LARGEST

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, StaticCache
 
-from nas.architecture import Architecture
-from nas.cost import Cost, CostModel, Dtype, cost, sizes_of
+from nas.architecture import Architecture, sizes_of
+from nas.cost import Cost, CostModel, Dtype, cost
 from nas.families import family_named
 from tests.nas.families.small import ALL, Variant, on_meta, outside, parsed, students
 from tests.nas.shapes import LLAMA_8B, llamas, small_llama, transformers_llama

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, sizes_of
 from nas.budget import Limit
-from nas.cost import CostModel, sizes_of
+from nas.cost import CostModel
 from nas.enumeration import Enumeration
 from nas.errors import BudgetError, SpecError
 from nas.grid import grid
