@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -24,6 +25,7 @@ class _Row:
     share: float
     trial: TrainingCost | None
     milliseconds: float | None
+    budgeted: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class _Column:
 def enumeration(found: EnumerationView, spec: SearchSpec, width: int) -> RenderableType:
     """The counts, the candidates of the page with their costs, the teacher last, and what the costs are stated for."""
     rows = [
-        _Row(each.architecture, each.cost, each.share_of_teacher, each.trial, each.milliseconds)
+        _Row(each.architecture, each.cost, each.share_of_teacher, each.trial, each.milliseconds, each.budgeted)
         for each in found.candidates
     ]
     rows.append(_Row(found.teacher, found.teacher_cost, 1.0, None, found.teacher_milliseconds))
@@ -80,6 +82,10 @@ def _columns(found: EnumerationView, spec: SearchSpec) -> list[_Column]:
         columns.append(_Column("non-emb.", lambda row: words.parameters(row.cost.non_embedding_parameters)))
     if found.teacher.num_experts:
         columns.append(_Column("active", lambda row: words.parameters(row.cost.active_parameters), importance=8))
+    for position, limit in enumerate(found.limits):
+        if limit.field in _BUDGETED:
+            header, unit = _BUDGETED[limit.field]
+            columns.append(_Column(header, partial(_of_budget, position, unit), limit.rule, 8))
     columns += [
         _Column("share", lambda row: f"{100 * row.share:.0f} %", "of the teacher's parameters", 3),
         _Column("weights", lambda row: _short(row.cost.weight_bytes, "B"), f"bytes in {cost.dtype}", 6),
@@ -96,13 +102,10 @@ def _columns(found: EnumerationView, spec: SearchSpec) -> list[_Column]:
     )
     if hardware.price_per_hour is not None:
         columns.append(_Column("price", _price, f"estimate: at {hardware.price_per_hour:g} an hour", 7))
-    none = "; none: not even a micro-batch fits" if any(_devices(each) == "none" for each in _rows(found)) else ""
+    too_small = any(each.trial.estimate.devices is None for each in found.candidates)
+    none = "; none: not even a micro-batch fits" if too_small else ""
     columns.append(_Column("devices", _devices, f"estimate: the fewest of {memory} that hold the trial{none}", 1))
     return columns
-
-
-def _rows(found: EnumerationView) -> list[_Row]:
-    return [_Row(each.architecture, each.cost, 0.0, each.trial, None) for each in found.candidates]
 
 
 def _fitting(columns: list[_Column], rows: list[_Row], width: int) -> tuple[list[_Column], list[str]]:
@@ -114,6 +117,14 @@ def _fitting(columns: list[_Column], rows: list[_Row], width: int) -> tuple[list
     while sum(widths[column.header] for column in kept) + 2 > width and len(kept) > 2:
         kept.remove(min(kept[1:], key=lambda column: column.importance))
     return kept, [column.header for column in columns if column not in kept]
+
+
+_BUDGETED = {"budget.memory": ("memory", "B"), "budget.flops": ("FLOPs", "F")}
+"""Limits on what no other column shows, since they have a context of their own: header and unit."""
+
+
+def _of_budget(position: int, unit: str, row: _Row) -> str:
+    return _short(row.budgeted[position], unit) if row.budgeted else ""
 
 
 def _milliseconds(row: _Row) -> str:

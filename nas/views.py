@@ -48,10 +48,17 @@ class Removal(Border):
     shapes: int
 
 
+class LimitView(Border):
+    """A limit of the budget: its field, and what it says."""
+
+    field: str
+    rule: str
+
+
 class EnumerationView(Border):
     """What a spec's space and budget leave of a teacher; starts nothing.
 
-    Of `num_shapes` in the space, `removed` were left out and `num_fitting` fit; `limits` are the budget's, in words.
+    Of `num_shapes` in the space, `removed` were left out and `num_fitting` fit; `limits` are the budget's.
     `num_candidates` of those that fit are what a search would retrain: all, or the spec's sample; `candidates` is a
     page of these. `weights_checked`: the teacher's tensors were held against its config, else there was only a config.
     """
@@ -63,7 +70,7 @@ class EnumerationView(Border):
     weights_checked: bool
     num_shapes: int
     removed: tuple[Removal, ...]
-    limits: tuple[str, ...]
+    limits: tuple[LimitView, ...]
     num_fitting: int
     num_candidates: int
     candidates: tuple[CandidateView, ...]

@@ -19,7 +19,7 @@ from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
 from nas.training_cost import Retraining
-from nas.views import CandidateView, EnumerationView, Removal
+from nas.views import CandidateView, EnumerationView, LimitView, Removal
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset
         removed=tuple(Removal(rule=rule, shapes=shapes) for rule, shapes in found.removed.items()),
         num_fitting=len(found),
         num_candidates=len(found) if spec.sample_size is None else min(spec.sample_size, len(found)),
-        limits=tuple(limit.text for limit in found.limits),
+        limits=tuple(LimitView(field=limit.field, rule=limit.text) for limit in found.limits),
         candidates=tuple(stated.candidate(shape, found) for shape in page),
     )
 
