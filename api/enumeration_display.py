@@ -88,10 +88,10 @@ def _columns(found: EnumerationView, spec: SearchSpec) -> list[_Column]:
             columns.append(_Column(header, partial(_of_budget, position, unit), limit.rule, 8))
     columns += [
         _Column("share", lambda row: f"{100 * row.share:.0f} %", "of the teacher's parameters", 3),
-        _Column("weights", lambda row: _short(row.cost.weight_bytes, "B"), f"bytes in {cost.dtype}", 6),
-        _Column("cache", lambda row: _short(row.cost.kv_cache_bytes, "B"), f"bytes {served}", 5),
-        _Column("prefill", lambda row: _short(row.cost.prefill_flops_per_token, "F"), "FLOPs per token", 4),
-        _Column("decode", lambda row: _short(row.cost.decode_flops_per_token, "F"), "FLOPs of the last token", 2),
+        _Column("weights", lambda row: words.size(row.cost.weight_bytes, "B"), f"bytes in {cost.dtype}", 6),
+        _Column("cache", lambda row: words.size(row.cost.kv_cache_bytes, "B"), f"bytes {served}", 5),
+        _Column("prefill", lambda row: words.size(row.cost.prefill_flops_per_token, "F"), "FLOPs per token", 4),
+        _Column("decode", lambda row: words.size(row.cost.decode_flops_per_token, "F"), "FLOPs of the last token", 2),
     ]
     if found.teacher_milliseconds is not None or any(each.milliseconds is not None for each in found.candidates):
         columns.append(_Column("ms", _milliseconds, "of a forward pass, by the table of the budget"))
@@ -124,7 +124,7 @@ _BUDGETED = {"budget.memory": ("memory", "B"), "budget.flops": ("FLOPs", "F")}
 
 
 def _of_budget(position: int, unit: str, row: _Row) -> str:
-    return _short(row.budgeted[position], unit) if row.budgeted else ""
+    return words.size(row.budgeted[position], unit) if row.budgeted else ""
 
 
 def _milliseconds(row: _Row) -> str:
@@ -145,14 +145,6 @@ def _price(row: _Row) -> str:
 
 def _devices(row: _Row) -> str:
     return "" if row.trial is None else str(row.trial.estimate.devices or "none")
-
-
-def _short(value: float, unit: str) -> str:
-    """`7.87 MB`, `537 MB`: three digits tell candidates apart."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:#.3g}".rstrip(".") + f" {prefix}{unit}"
-    return f"{value:,.0f} {unit}"
 
 
 def _stated(found: EnumerationView, spec: SearchSpec, columns: list[_Column], left_out: list[str]) -> list[str]:

@@ -44,10 +44,11 @@ def tokens(value: int) -> str:
 
 
 def size(value: float, unit: str) -> str:
-    """`7.87 MB`, for any unit that takes decimal prefixes."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """`7.87 MB`, `537 kB`, for any unit that takes decimal prefixes: three digits tell candidates apart."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{value / factor:.2f} {prefix}{unit}"
+            scaled = value / factor
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f} {prefix}{unit}"
     return f"{value:,.0f} {unit}"
 
 

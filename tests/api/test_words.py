@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from api import words
 
 
@@ -21,3 +23,12 @@ def test_numbers_read_like_those_of_a_paper() -> None:
     ]
     assert words.exact(datetime(2026, 1, 2, 4, 0, 1, tzinfo=UTC)) == "2026-01-02 04:00:01 UTC"
     assert words.gap(0.0004) == "less than 0.001" and words.gap(0.0) == "0.000"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (73_728, "73.7 kB"), (7_870_848, "7.87 MB"), (4e14, "400 TB"),
+     (999_600_000, "1000 MB"), (1e9, "1.00 GB"), (2.5e15, "2.50 PB")],
+)  # fmt: skip
+def test_sizes_have_three_digits_and_a_prefix(value: float, shown: str) -> None:
+    assert words.size(value, "B") == shown
