@@ -10,9 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from api import client_commands, latency_command, service_commands
+from api import client_commands, importance_command, latency_command, prune_command, service_commands
 from api.exit_codes import BAD_INPUT, FAILURE, INTERRUPTED
 from api.settings import DEFAULT_PORT
+from nas.architecture import AXES, Axis
 from nas.errors import ServiceError, TopiaryError, UserError
 
 
@@ -123,6 +124,8 @@ def _add_local(commands: Commands) -> None:
     enumerate_.add_argument("--offset", type=_count, default=0, help="how many to pass over (default: %(default)s)")
     enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
     _add_latency(commands)
+    _add_importance(commands)
+    _add_prune(commands)
 
 
 def _add_latency(commands: Commands) -> None:
@@ -148,6 +151,53 @@ def _add_latency(commands: Commands) -> None:
     )
     latency.add_argument("--ray-address", metavar="ADDRESS", help="time them on this Ray cluster, as host:port or auto")
     latency.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
+def _add_importance(commands: Commands) -> None:
+    does = "score the layers, heads, neurons, experts and channels of a spec's teacher"
+    importance = _command(commands, "importance", importance_command.importance, does)
+    importance.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    importance.add_argument(
+        "--into", type=Path, required=True, metavar="FILE", help="a file for the scores; one of the same is reused"
+    )
+    importance.add_argument("--figures", type=Path, metavar="FILE", help="draw them too, in this HTML file")
+    importance.add_argument("--ray-address", metavar="ADDRESS", help="on this Ray cluster, as host:port or auto")
+    importance.add_argument("--json", action="store_true", help="print what a page draws, as JSON")
+
+
+_SIZES: dict[Axis, str] = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "channels",
+    "intermediate_size": "neurons of each MLP or expert",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "key-value heads",
+    "num_experts": "experts",
+}
+
+
+def _add_prune(commands: Commands) -> None:
+    does = "cut one student out of a spec's teacher, and measure it; retrains nothing"
+    prune = _command(commands, "prune", prune_command.prune, does)
+    prune.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    prune.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="what topiary importance wrote (default: the teacher is scored first)",
+    )
+    prune.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
+    for axis in AXES:
+        option, what = prune_command.option_of(axis), _SIZES[axis]
+        prune.add_argument(option, type=_size, metavar="N", help=f"how many {what} stay (default: the teacher's)")
+    prune.add_argument("--ray-address", metavar="ADDRESS", help="on this Ray cluster, as host:port or auto")
+    prune.add_argument("--json", action="store_true", help="print its loss, layers and folder as JSON")
+
+
+def _size(given: str) -> int:
+    """A whole number from 1."""
+    if not given.isdecimal() or not int(given):
+        raise argparse.ArgumentTypeError(f"{given} is not a whole number from 1")
+    return int(given)
 
 
 def _seconds(given: str) -> float:

@@ -59,11 +59,12 @@ class SearchDisplay:
         """One bar: of the tokens of all retraining, or of what comes before it."""
         status = Table.grid(padding=(0, 2))
         done, total, unit = view.tokens_done, view.tokens_total, "tokens"
-        early = next((job for job in view.jobs if job.kind in ("prepare_data", "calibrate")), None)
-        if early is not None:
-            if early.progress is None:
+        early = [job for job in view.jobs if job.kind in ("prepare_data", "calibrate", "merge_scores")]
+        if early:
+            told = [job.progress for job in early if job.progress is not None]
+            if not told:
                 return Text(_phase(view))
-            done, total, unit = early.progress.done, early.progress.total, early.progress.unit
+            done, total, unit = sum(each.done for each in told), sum(each.total for each in told), told[0].unit
         spent = ProgressBar(total=total, completed=done, width=24)
         left = "" if early else self._pace.left(view.tokens_total - view.tokens_done)
         status.add_row(_phase(view), spent, f"{words.tokens(done)} of {words.tokens(total)} {unit}", left)

@@ -1,37 +1,24 @@
 """`topiary latency`: times the blocks of a spec's candidates on the hardware at hand, and keeps them in a table."""
 
 import argparse
-import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from api.display import FILE_WIDTH, SHAPE, plain_table
-from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
+from api.exit_codes import SUCCESS
+from api.one_job import JobFailed, jobs_beside, new_place
 from nas.architecture import Architecture, sizes_of
 from nas.cost import CostModel, Phase
 from nas.enumeration import Enumeration, enumerate_candidates
-from nas.errors import FolderError, SpecError
+from nas.errors import SpecError
 from nas.families import family_named
 from nas.hub import config_folder
-from nas.jobs import (
-    Assignment,
-    Failure,
-    JobProgress,
-    Latency,
-    LatencyMeasured,
-    Resources,
-    WorkerPool,
-    attempt_folder,
-)
+from nas.jobs import Latency, LatencyMeasured
 from nas.latency import (
     PHASES,
     TIMED_DTYPES,
@@ -45,16 +32,12 @@ from nas.latency import (
 from nas.model_folder import ModelFolder, inspect_config_folder
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
-from workers.local import LocalPool
 
 MOST_SHAPES = 500
 """Of blocks, unless the user wants more: at some seconds each, that is most of an hour."""
 
 SECONDS = 0.5
 """For which every pass is repeated, unless the user says otherwise."""
-
-_POLL_SECONDS = 0.2
-_LOG_LINES = 50
 
 
 @dataclass(frozen=True)
@@ -69,20 +52,21 @@ class Plan:
 
 
 def latency(parsed: argparse.Namespace) -> int:
-    into = _new_file(parsed.into)
+    into = new_place("--into", parsed.into, "file")
     spec = read_spec(parsed.spec)
     phases = PHASES if parsed.phase == "both" else (parsed.phase,)
     plan = plan_of(spec, phases, most_shapes=parsed.shapes, seconds=parsed.seconds)
-    outcome = _measure(plan, into, parsed.ray_address)
-    if isinstance(outcome, Failure):
-        print(f"topiary: the measurement failed: {outcome.reason}", file=sys.stderr)
-        return BAD_INPUT if outcome.user_error else FAILURE
-    write_table(into, outcome)
+    try:
+        with jobs_beside(into, parsed.ray_address) as jobs:
+            table = read_table(Path(jobs.run_one(plan.job, LatencyMeasured, _said(plan)).table))
+    except JobFailed as error:
+        return error.told("the measurement")
+    write_table(into, table)
     if parsed.json:
-        print(outcome.model_dump_json())
+        print(table.model_dump_json())
     else:
         width = None if sys.stdout.isatty() else FILE_WIDTH
-        Console(width=width).print(summary(plan, outcome), Text(f"table           {into}"), highlight=False)
+        Console(width=width).print(summary(plan, table), Text(f"table           {into}"), highlight=False)
     return SUCCESS
 
 
@@ -166,90 +150,12 @@ def _dtype(spec: SearchSpec, teacher: ModelFolder) -> TimedDtype:
     return timed
 
 
-def _new_file(into: Path) -> Path:
-    """The absolute path of a file that can be written and is not there yet: measuring takes long."""
-    into = into.absolute()
-    if into.exists():
-        raise FolderError("--into", str(into), "exists already", "a file that does not exist yet")
-    if not (into.parent.is_dir() and os.access(into.parent, os.W_OK)):
-        raise FolderError("--into", str(into), "is in no folder that can be written to", "a file in such a folder")
-    return into
-
-
-# --- timing it ----------------------------------------------------------------------------------------------
-
-
-def _measure(plan: Plan, into: Path, ray_address: str | None) -> LatencyTable | Failure:
-    """What a worker measured: a process of this machine, or of a Ray cluster that sees the folder of `into`."""
-    resources = Resources(cpus=plan.job.resources.cpus, gpus=plan.job.resources.gpus)
-    with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder, _pool(ray_address) as pool:
-        place = str(attempt_folder(Path(folder), 1, 1))
-        assignment = Assignment(job_id=1, attempt=1, spec=plan.job, folder=place, resources=resources)
-        with _progress(plan) as show:
-            outcome = run_to_end(pool, assignment, show)
-        if isinstance(outcome, LatencyMeasured):
-            return read_table(Path(outcome.table))
-        if not outcome.user_error:  # The folder goes, and with it what the worker printed.
-            _print_end(Path(place) / "log.txt")
-        return outcome
-
-
-def _print_end(log: Path) -> None:
-    if log.exists():
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print(*lines[-_LOG_LINES:], sep="\n", file=sys.stderr)
-
-
-@contextmanager
-def _pool(ray_address: str | None) -> Iterator[WorkerPool]:
-    pool: WorkerPool
-    if ray_address is None:
-        pool = LocalPool()
-    else:
-        from workers.ray_pool import RayPool  # Here: nobody else should wait for Ray.
-
-        pool = RayPool(ray_address, f"topiary-latency-{os.getpid()}-{time.time_ns()}")
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def run_to_end(
-    pool: WorkerPool, assignment: Assignment, show: Callable[[JobProgress], None]
-) -> LatencyMeasured | Failure:
-    """Runs one attempt as soon as the pool has room for it; whatever interrupts this ends the attempt."""
-    while not pool.has_room(assignment.resources, ()):
-        time.sleep(_POLL_SECONDS)
-    try:
-        pool.submit(assignment)
-        while True:
-            for update in pool.poll():
-                if update.progress is not None:
-                    show(update.progress)
-                if isinstance(update.result, LatencyMeasured):
-                    return update.result
-                if update.failure is not None:
-                    return update.failure
-            time.sleep(_POLL_SECONDS)
-    finally:
-        pool.cancel(assignment.job_id, assignment.attempt)
-
-
-@contextmanager
-def _progress(plan: Plan) -> Iterator[Callable[[JobProgress], None]]:
-    """A bar in a terminal, one line elsewhere, on standard error."""
-    console = Console(stderr=True)
+def _said(plan: Plan) -> str:
     job = plan.job
-    told = (
+    return (
         f"timing {len(job.blocks)} blocks of {plan.num_candidates:,} candidates and the teacher, "
         f"{job.batch_size} x {job.context:,} tokens in {job.dtype}"
     )
-    console.print(Text(told), soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("models", total=None)
-        yield lambda now: bar.update(task, completed=now.done, total=now.total, description=now.unit)
 
 
 # --- telling it ---------------------------------------------------------------------------------------------

@@ -1,50 +1,56 @@
-"""What comes next in a search: prepare data, calibrate, trials as the strategy says, promotions, exports.
+"""What comes next in a search: prepare data, calibrate in shards, trials as the strategy says, promotions, exports.
 
 `advance` looks at what is on record and adds what is missing; called again without news it adds nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
+from nas.architecture import Architecture
+from nas.errors import TeacherError
 from nas.jobs import (
     Calibrate,
     Calibrated,
     DataPrepared,
     Export,
     Exported,
+    MergeScores,
     PrepareData,
     Promotion,
+    ScoresMerged,
     Trained,
     Trial,
 )
 from nas.ranking import Contender, Standing, leaderboard
-from nas.spec import ResourcesSpec
+from nas.spec import ResourcesSpec, SearchSpec
 from nas.states import JobState, SearchState, TrialState
 from nas.strategy import Advance, TrialHistory, exhaustive
 
 
 @dataclass(frozen=True)
 class _Groundwork:
-    """What all retraining of a search rests on."""
+    """What all retraining of a search rests on; `calibrated` is the first shard."""
 
     data: DataPrepared
     calibrated: Calibrated
+    merged: ScoresMerged | None
+
+    @property
+    def scores_file(self) -> str:
+        return (self.merged or self.calibrated).scores_file
 
 
 def advance(store: Store, search: SearchRecord, now: datetime) -> None:
     """Brings one running search as far as it can go without another result."""
     jobs = store.jobs.of_search(search.id)
     data = next((job.result for job in jobs if isinstance(job.result, DataPrepared)), None)
-    calibrated = next((job.result for job in jobs if isinstance(job.result, Calibrated)), None)
     if not jobs:
         _add_prepare_data(store, search, now)
-    elif data is not None and not any(job.kind == "calibrate" for job in jobs):
-        _add_calibrate(store, search, data, now)
-    elif data is not None and calibrated is not None:
-        groundwork = _Groundwork(data, calibrated)
+    elif data is not None and (groundwork := _calibrated(store, search, data, jobs, now)) is not None:
         _follow_strategy(store, search, groundwork, now)
         jobs = store.jobs.of_search(search.id)
         if all(job.state.is_final for job in jobs if job.kind == "trial"):
@@ -83,24 +89,70 @@ def _add_prepare_data(store: Store, search: SearchRecord, now: datetime) -> None
     length = spec.data.sequence_length
     # A promotion goes on after the trial's tokens, so it sees new text for as long as there is any.
     tokens = spec.trial.actual_tokens(length) + (spec.promotion.actual_tokens(length) if spec.promotion.winners else 0)
-    tokens = max(tokens, spec.calibration.samples * length)
+    tokens = max(tokens, calibration_tokens(spec))
     store.jobs.add(search.id, PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens), now)
 
 
-def _add_calibrate(store: Store, search: SearchRecord, data: DataPrepared, now: datetime) -> None:
-    spec = search.spec
-    store.jobs.add(
-        search.id,
+# --- calibration --------------------------------------------------------------------------------------------
+
+
+def calibration_tokens(spec: SearchSpec) -> int:
+    """Of the training text, for all samples."""
+    return spec.calibration.samples * spec.data.sequence_length
+
+
+def calibrate_jobs(
+    spec: SearchSpec, teacher: Architecture, data: DataPrepared, depths: Sequence[int]
+) -> list[Calibrate]:
+    """One job for each shard of a calibration, for students of so many layers."""
+    num_shards = spec.calibration.shards
+    return [
         Calibrate(
             teacher=spec.teacher,
             data=data.data,
-            samples=spec.calibration.samples,
-            micro_batch_size=_micro_batch_size(search),
+            calibration=spec.calibration,
+            depths=tuple(sorted(set(depths), reverse=True)),
+            shard=(number, num_shards),
+            micro_batch_size=spec.trial.fitting_micro_batch(spec.data.sequence_length, teacher.vocab_size),
             seed=spec.seed,
             resources=spec.resources,
-        ),
-        now,
-    )
+        )
+        for number in range(num_shards)
+    ]
+
+
+def merge_job(spec: SearchSpec, shards: Sequence[Calibrated]) -> MergeScores:
+    """Raises TeacherError for shards that found different weights: they ran at different moments."""
+    if len({shard.teacher_sha256 for shard in shards}) > 1:
+        problem = "had other weights for one shard of the calibration than for another"
+        raise TeacherError("teacher", spec.teacher, problem, "weights that nobody changes, under another name")
+    return MergeScores(scores_files=tuple(shard.scores_file for shard in shards), calibration=spec.calibration)
+
+
+def _calibrated(
+    store: Store, search: SearchRecord, data: DataPrepared, jobs: list[JobRecord], now: datetime
+) -> _Groundwork | None:
+    """What retraining rests on, once it is all there; before that, adds the next jobs of the calibration."""
+    shards = [job for job in jobs if job.kind == "calibrate"]
+    if not shards:
+        depths = [each.architecture.num_hidden_layers for each in store.searches.candidates(search.id)]
+        for job in calibrate_jobs(search.spec, search.teacher, data, depths):
+            store.jobs.add(search.id, job, now)
+    results = [job.result for job in shards if isinstance(job.result, Calibrated)]
+    if not results or len(results) < len(shards):
+        return None
+    merged = next((job.result for job in jobs if isinstance(job.result, ScoresMerged)), None)
+    if len(shards) > 1 and merged is None:
+        if not any(job.kind == "merge_scores" for job in jobs):
+            try:
+                store.jobs.add(search.id, merge_job(search.spec, results), now)
+            except TeacherError as error:
+                store.searches.end(search.id, SearchState.FAILED, str(error), now)
+        return None
+    return _Groundwork(data, results[0], merged)
+
+
+# --- retraining ---------------------------------------------------------------------------------------------
 
 
 def _follow_strategy(store: Store, search: SearchRecord, groundwork: _Groundwork, now: datetime) -> None:
@@ -112,7 +164,8 @@ def _follow_strategy(store: Store, search: SearchRecord, groundwork: _Groundwork
             trial = Trial(
                 teacher=spec.teacher,
                 teacher_sha256=groundwork.calibrated.teacher_sha256,
-                scores_file=groundwork.calibrated.scores_file,
+                scores_file=groundwork.scores_file,
+                calibration=spec.calibration,
                 architecture=candidates[decision.trial_id].architecture,
                 data=groundwork.data.data,
                 training=spec.trial,
@@ -235,6 +288,7 @@ def _add_export(
             "parameters": candidate.parameters,
             "prepare_data": groundwork.data.model_dump(mode="json"),
             "calibrate": groundwork.calibrated.model_dump(mode="json"),
+            "merge_scores": None if groundwork.merged is None else groundwork.merged.model_dump(mode="json"),
             "trial_curve": [point.model_dump() for point in curves.of_trial[promotion.trial_id]],
             "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion.id]],
         },

@@ -16,7 +16,7 @@ from api.store.database import Database
 from api.store.records import AttemptRecord, JobRecord, LiveAttempt, SearchRecord
 from api.store.store import Store
 from nas.errors import TopiaryError
-from nas.jobs import Assignment, Failure, PrepareData, Resources, Update, WorkerPool, attempt_folder
+from nas.jobs import Assignment, Failure, Resources, Update, WorkerPool, attempt_folder, resources_of
 from nas.states import Intent, JobState, SearchState
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Scheduler:
         if not self._pool.has_room(Resources(cpus=1, gpus=0), []):
             return claimed
         for job in store.jobs.queued([search.id for search in store.searches.running()]):
-            wanted = _resources(job)
+            wanted = resources_of(job.spec)
             if wanted in refused:
                 continue  # Within one step, room only shrinks.
             if not self._pool.has_room(wanted, [assignment.resources for assignment in claimed]):
@@ -217,7 +217,7 @@ class Scheduler:
             job_id=job.id,
             attempt=job.attempt,
             spec=job.spec,
-            resources=_resources(job),
+            resources=resources_of(job.spec),
             folder=self._folder(current),
             earlier_folders=tuple(self._folder(attempt) for attempt in earlier),
         )
@@ -257,12 +257,6 @@ class Scheduler:
         except OSError as error:
             failure = Failure(reason=f"its worker could not be started: {error}")
             self._unrecorded.append(Update(job_id=assignment.job_id, attempt=assignment.attempt, failure=failure))
-
-
-def _resources(job: JobRecord) -> Resources:
-    if isinstance(job.spec, PrepareData):
-        return Resources(cpus=1, gpus=0)
-    return Resources(cpus=job.spec.resources.cpus, gpus=job.spec.resources.gpus)
 
 
 def _advance_apart(store: Store, search: SearchRecord, now: datetime) -> None:

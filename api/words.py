@@ -10,6 +10,7 @@ from nas.views import JobView, SearchView
 PHASES = {
     "prepare_data": "tokenising the text",
     "calibrate": "ranking layers, heads, neurons and channels",
+    "merge_scores": "adding up the shards' scores",
     "trial": "retraining candidates",
     "promotion": "distilling the winner",
     "export": "exporting",

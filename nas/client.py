@@ -27,6 +27,7 @@ from nas.errors import (
     TopiaryError,
     UserError,
 )
+from nas.importance_view import ImportanceView
 from nas.ranking import Standing
 from nas.spec import NAME, NAME_DESCRIPTION, SearchSpec
 from nas.states import SearchState
@@ -129,6 +130,10 @@ class Client:
     def best(self, name: str) -> BestView:
         """The best architecture so far; ConflictError while no candidate was measured."""
         return self._get(f"{_path(name)}/best", BestView)
+
+    def importance(self, name: str) -> ImportanceView:
+        """The scores of its teacher, which nas.importance_figures draws; NotFoundError while there are none."""
+        return self._get(f"{_path(name)}/importance", ImportanceView)
 
     def candidate(self, name: str, candidate_id: int) -> CandidateDetails:
         return self._get(f"{_path(name)}/candidates/{candidate_id}", CandidateDetails)

@@ -6,12 +6,13 @@ below the folder of its own attempt.
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from nas.architecture import Architecture
 from nas.border import Border, Number
+from nas.calibration import CalibrationSpec
 from nas.cost import Phase
 from nas.latency import BlockShape, TimedDtype
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
@@ -39,15 +40,56 @@ class PrepareData(Border):
 
 
 class Calibrate(Border):
-    """Score the teacher's layers, heads, neurons and channels, and measure its own loss."""
+    """Score the teacher's layers, heads, neurons, experts and channels, and measure its own loss.
+
+    `depths` are the numbers of layers that students will have. `shard` is (number, of how many), from 0: the job sees
+    that part of the samples, and the first measures the loss. `known` is a file of scores of the whole: it is taken if
+    it is of exactly this calibration, and refused, with what differs, if not.
+    """
 
     kind: Literal["calibrate"] = "calibrate"
     teacher: str
     data: DataFiles
-    samples: int
+    calibration: CalibrationSpec
+    depths: tuple[int, ...] = ()
+    shard: tuple[int, int] = (0, 1)
+    known: str | None = None
     micro_batch_size: int
     seed: int
     resources: ResourcesSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before_there_were_methods(cls, given: Any) -> Any:
+        """Records of then say how many samples, and nothing else."""
+        if isinstance(given, dict) and "samples" in given:
+            given = {"calibration": {"samples": given["samples"]}, **given}
+            del given["samples"]
+        return given
+
+
+class MergeScores(Border):
+    """Add up what all shards of one calibration measured."""
+
+    kind: Literal["merge_scores"] = "merge_scores"
+    scores_files: tuple[str, ...]
+    calibration: CalibrationSpec
+    resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(gpus=0))
+
+
+class Prune(Border):
+    """Cut a student out of the teacher and write it as a Hugging Face folder, untrained, and measure its loss."""
+
+    kind: Literal["prune"] = "prune"
+    teacher: str
+    scores_file: str
+    architecture: Architecture
+    calibration: CalibrationSpec
+    data: DataFiles
+    micro_batch_size: int
+    seed: int
+    resources: ResourcesSpec
+    provenance: dict[str, JsonValue]
 
 
 class Trial(Border):
@@ -60,6 +102,7 @@ class Trial(Border):
     teacher: str
     teacher_sha256: str
     scores_file: str
+    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
     architecture: Architecture
     data: DataFiles
     training: TrainingSpec
@@ -117,7 +160,9 @@ class Latency(Border):
     resources: ResourcesSpec
 
 
-JobSpec = Annotated[PrepareData | Calibrate | Trial | Promotion | Export | Latency, Field(discriminator="kind")]
+JobSpec = Annotated[
+    PrepareData | Calibrate | MergeScores | Trial | Promotion | Export | Prune | Latency, Field(discriminator="kind")
+]
 
 # --- what came of it ----------------------------------------------------------------------------------------
 
@@ -130,18 +175,26 @@ class DataPrepared(Border):
 
 
 class Calibrated(Border):
-    """`loss` is the teacher's on the validation sequences, in nats per token, computed in `dtype`.
+    """`loss` is the teacher's on the validation sequences, in nats per token, computed in `dtype`; the first shard's.
 
-    Scores are always computed in float32. `dtype` is what every later job of the search computes in, and
-    `teacher_sha256` what the teacher's weights must still be then.
+    `scores_file` is what the shard measured, or the job's `known` one if that is the same, and `importance_file` an
+    ImportanceView of it, where it is the only one. Scores are always computed in float32. `dtype` is what every later
+    job of the search computes in, and `teacher_sha256` what the teacher's weights must still be then.
     """
 
     kind: Literal["calibrate"] = "calibrate"
     scores_file: str
+    importance_file: str | None = None
     samples: int
-    loss: float
+    loss: float | None
     dtype: str
     teacher_sha256: str
+
+
+class ScoresMerged(Border):
+    kind: Literal["merge_scores"] = "merge_scores"
+    scores_file: str
+    importance_file: str
 
 
 class Trained(Border):
@@ -166,6 +219,16 @@ class Exported(Border):
     loss: Number
 
 
+class Pruned(Border):
+    """`folder` is a Hugging Face folder, in the dtype of the teacher; `loss` is its own, in nats per token."""
+
+    kind: Literal["prune"] = "prune"
+    folder: str
+    parameters: int
+    loss: Number
+    kept_layers: tuple[int, ...]
+
+
 class LatencyMeasured(Border):
     """`table` is a file with a LatencyTable."""
 
@@ -173,7 +236,10 @@ class LatencyMeasured(Border):
     table: str
 
 
-JobResult = Annotated[DataPrepared | Calibrated | Trained | Exported | LatencyMeasured, Field(discriminator="kind")]
+JobResult = Annotated[
+    DataPrepared | Calibrated | ScoresMerged | Trained | Exported | Pruned | LatencyMeasured,
+    Field(discriminator="kind"),
+]
 
 
 class Measurement(Border):
@@ -203,6 +269,13 @@ class Resources(Border):
 
     cpus: int
     gpus: float | None = None
+
+
+def resources_of(spec: JobSpec) -> Resources:
+    """What an attempt at the job occupies; preparing the text takes one core."""
+    if isinstance(spec, PrepareData):
+        return Resources(cpus=1, gpus=0)
+    return Resources(cpus=spec.resources.cpus, gpus=spec.resources.gpus)
 
 
 class Assignment(Border):

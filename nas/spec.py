@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from nas.border import Border, Count, Number
 from nas.budget import Budget
+from nas.calibration import CalibrationSpec
 from nas.cost import Dtype
 from nas.space import SearchSpace
 
@@ -39,12 +40,6 @@ class DataSpec(Border):
     )
     text_field: str = Field(default="text", min_length=1, description="the key of the text in a .jsonl record")
     sequence_length: Count = Field(default=4096, gt=1, description="tokens in a sequence, at least 2")
-
-
-class CalibrationSpec(Border):
-    """The forward-only pass that scores layers, heads, neurons, experts and channels."""
-
-    samples: Count = Field(default=1024, gt=0, description="how many sequences are drawn from train, at least 1")
 
 
 class TrainingSpec(Border):
@@ -177,7 +172,9 @@ class SearchSpec(Border):
         f"for more than {MOST_CANDIDATES} shapes",
     )
     data: DataSpec = Field(description="train, and optionally validation and how to read them")
-    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec, description="samples")
+    calibration: CalibrationSpec = Field(
+        default_factory=CalibrationSpec, description="how importance is measured and what is cut by it"
+    )
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
 

@@ -56,7 +56,10 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     if latency is not None:
         latency = latency.model_copy(update={"table": absolute(latency.table)})
         budget = budget.model_copy(update={"latency": latency})
-    return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data})
+    calibration = spec.calibration
+    if calibration.questions is not None:
+        calibration = calibration.model_copy(update={"questions": absolute(calibration.questions)})
+    return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data, "calibration": calibration})
 
 
 def spec_error(errors: Sequence[ErrorDetails]) -> SpecError:
@@ -93,7 +96,13 @@ def check_absolute(spec: SearchSpec) -> None:
     teacher = {} if on_hub else {"teacher": spec.teacher}
     latency = spec.budget.latency
     table = {} if latency is None else {"budget.latency.table": latency.table}
-    paths = {**teacher, **table, "data.train": spec.data.train, "data.validation": spec.data.validation}
+    paths = {
+        **teacher,
+        **table,
+        "data.train": spec.data.train,
+        "data.validation": spec.data.validation,
+        "calibration.questions": spec.calibration.questions,
+    }
     relative = [(field, path) for field, path in paths.items() if path is not None and not path.startswith("/")]
     errors += [SpecError(field, path, "is not an absolute path", _ABSOLUTE) for field, path in relative]
     if errors:

@@ -172,13 +172,15 @@ class AttemptView(Border):
 class CandidateDetails(Border):
     """All that is on record of one candidate: its row, its curves, and every attempt at its jobs.
 
-    `cost` is not known of searches that were begun before the teacher's dtype was kept.
+    `cost` is not known of searches that were begun before the teacher's dtype was kept. `kept_layers` are the teacher's
+    layers that it came from, None until its trial has ended, or where they were not kept on record.
     """
 
     search: str
     standing: Standing
     cost: Cost | None
     share_of_teacher: float
+    kept_layers: tuple[int, ...] | None = None
     curve: tuple[CurvePoint, ...]
     promotion: PromotionView | None
     attempts: tuple[AttemptView, ...]

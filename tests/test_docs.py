@@ -70,6 +70,8 @@ def shows(cell: str, field: FieldInfo) -> bool:
     if field.default is None or field.default_factory is dict:
         return cell == "none"
     value = cell.strip("`")
+    if isinstance(field.default, bool):
+        return value == str(field.default).lower()
     return value == field.default if isinstance(field.default, str) else float(value) == field.default
 
 

@@ -9,10 +9,8 @@ import torch
 from pydantic import JsonValue
 from tokenizers import Tokenizer
 
-from nas.compression import importance
 from nas.compression.checkpoint import (
     load_model,
-    read_tensor,
     read_weights,
     weights_digest,
     write_model_folder,
@@ -22,16 +20,16 @@ from nas.compression.data import Batch, PackedTokens, training_documents, valida
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.latency import Bench, measure
-from nas.compression.prune import choose, cut
+from nas.compression.prune import cut
 from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher
 from nas.compression.train import Progress
 from nas.compression.training_state import keep_newest
+from nas.compression.weight_files import open_tensors
 from nas.errors import CheckpointError, DataError, TeacherError
 from nas.hub import config_folder, weights_folder
 from nas.jobs import (
     Calibrate,
-    Calibrated,
     DataFiles,
     DataPrepared,
     Export,
@@ -41,8 +39,10 @@ from nas.jobs import (
     Latency,
     LatencyMeasured,
     Measurement,
+    MergeScores,
     PrepareData,
     Promotion,
+    Prune,
     Trained,
     Trial,
 )
@@ -50,6 +50,7 @@ from nas.latency import write_table
 from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
 from nas.spec import DataSpec, ResourcesSpec
 from workers.attempt import AttemptFolder
+from workers.importance_tasks import kept_for, run_calibrate, run_merge_scores, run_prune
 
 
 def run_job(attempt: AttemptFolder) -> JobResult:
@@ -59,7 +60,11 @@ def run_job(attempt: AttemptFolder) -> JobResult:
         case PrepareData():
             return prepare_data(spec, attempt)
         case Calibrate():
-            return calibrate(spec, attempt)
+            return run_calibrate(spec, attempt)
+        case MergeScores():
+            return run_merge_scores(spec, attempt)
+        case Prune():
+            return run_prune(spec, attempt)
         case Trial():
             return trial(spec, attempt)
         case Promotion():
@@ -131,44 +136,13 @@ def _too_little_validation(data: DataSpec, tokens: int) -> DataError:
     return DataError("data.train", data.train, problem, accepted)
 
 
-def calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
-    """Scores every axis in one pass, and measures the teacher on the validation sequences."""
-    device, dtype = _compute(spec.resources)
-    folder = inspect_model_folder(weights_folder(spec.teacher))
-    model = load_model(folder, device)
-    samples = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length).sample(spec.samples, spec.seed)
-    num_samples = len(samples.inputs_BT)
-
-    def progress(done: int) -> None:
-        attempt.report_progress(JobProgress(done=done, total=num_samples, unit="samples"))
-
-    scores = importance.calibrate(
-        model,
-        folder.family,
-        folder.architecture,
-        samples.to(device),
-        micro_batch_size=spec.micro_batch_size,
-        progress=progress,
-    )
-    scores_file = attempt.path / "scores.safetensors"
-    scores.save(scores_file)
-    teacher = LiveTeacher(model, dtype, device)
-    loss = evaluate(teacher, _validation(spec.data, device), micro_batch_size=spec.micro_batch_size).loss
-    return Calibrated(
-        scores_file=str(scores_file),
-        samples=num_samples,
-        loss=loss,
-        dtype=_name(dtype),
-        teacher_sha256=weights_digest(folder),
-    )
-
-
 def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
     """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
     folder = _same_teacher(spec)
-    scores = importance.Scores.load(Path(spec.scores_file))
-    kept = choose(scores, folder.architecture, spec.architecture, folder.sliding_layers)
-    weights = dict(cut(lambda name: read_tensor(folder, name), folder.architecture, spec.architecture, kept))
+    micro_batch_size = spec.training.fitting_micro_batch(spec.data.sequence_length, folder.architecture.vocab_size)
+    kept = kept_for(spec, folder, attempt, micro_batch_size=micro_batch_size)
+    with open_tensors(folder) as read:
+        weights = dict(cut(read, folder.architecture, spec.architecture, kept))
     return _distil(
         spec, attempt, folder, weights, kept_layers=kept.layers, first_sequence=0, until_tokens=spec.until_tokens
     )
@@ -196,7 +170,7 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     tensors = {name: tensor.to(stored) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
     config = teacher.family.config(teacher.config, spec.architecture, spec.kept_layers)
-    write_model_folder(into, config, tensors, teacher.path, {**spec.provenance, "versions": _versions()})
+    write_model_folder(into, config, tensors.items(), teacher, {**spec.provenance, "versions": _versions()})
     try:
         written = inspect_model_folder(into)
     except TeacherError as error:  # Of our own making, not the user's.

@@ -17,7 +17,10 @@ from markupsafe import Markup
 from api import words
 from api.pages.glyph import glyph, text_alternative
 from api.pages.rows import Row, rows
+from nas.architecture import AXES
 from nas.figures import Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
+from nas.importance_figures import Drawing, drawings, method
+from nas.importance_view import ImportanceView
 from nas.ranking import Standing
 from nas.states import JobState, SearchState
 from nas.views import AttemptView, CandidateDetails, ErrorView, HealthView, SearchSummary, SearchView
@@ -73,11 +76,29 @@ def list_page(summaries: Sequence[SearchSummary], health: HealthView, offset: in
     )
 
 
-def candidate_page(details: CandidateDetails, view: SearchView) -> str:
-    """All that is on record of one candidate of the search `view`."""
-    figures = {"figure-candidate": candidate_curve(details, view).to_plotly_json()}
+def importance_page(view: SearchView, scores: ImportanceView | None) -> str:
+    """What the teacher's layers, heads, neurons, channels and experts are worth, before any cut."""
+    drawn = () if scores is None else drawings(scores, None, None)
     return _render(
-        "candidate.html", details=details, view=view, weights=_newest_weights(details.attempts), figures=figures
+        "importance.html", view=view, scores=scores, unscored=_unscored(view), drawings=drawn, figures=_of_scores(drawn)
+    )
+
+
+def candidate_page(details: CandidateDetails, view: SearchView, scores: ImportanceView | None) -> str:
+    """All that is on record of one candidate of the search `view`, with its cut drawn into the teacher's scores."""
+    shape, num_layers = details.standing.architecture, view.teacher.num_hidden_layers
+    kept = tuple(range(num_layers)) if shape.num_hidden_layers == num_layers else details.kept_layers
+    drawn = () if scores is None else drawings(scores, kept, dict(zip(AXES, shape.axes, strict=True)))
+    return _render(
+        "candidate.html",
+        details=details,
+        view=view,
+        weights=_newest_weights(details.attempts),
+        scores=scores,
+        unscored=_unscored(view),
+        layers_known=kept is not None,
+        drawings=drawn,
+        figures={"figure-candidate": candidate_curve(details, view).to_plotly_json(), **_of_scores(drawn)},
     )
 
 
@@ -141,6 +162,19 @@ def _doing(view: SearchView) -> list[str]:
     return told
 
 
+def _of_scores(drawn: Sequence[Drawing]) -> dict[str, dict[str, Any]]:
+    return {f"figure-{each.name}": each.figure.to_plotly_json() for each in drawn}
+
+
+def _unscored(view: SearchView) -> str:
+    """Why there are no scores to be drawn, where there are none."""
+    if view.teacher_loss is not None:
+        return "Not on record: the teacher's scores were not kept to be drawn, or their file is gone."
+    if view.state is SearchState.RUNNING:
+        return "Drawn once the teacher has been scored, before the first trial."
+    return "None: the search ended before the teacher was scored."
+
+
 def _newest_weights(attempts: Sequence[AttemptView]) -> AttemptView | None:
     trained = [each for each in attempts if each.kind in ("trial", "promotion") and each.state == "succeeded"]
     return max(trained, key=lambda attempt: (attempt.job_id, attempt.number), default=None)
@@ -166,6 +200,7 @@ def _environment() -> Environment:
         "counts": words.counts,
         "exact": words.exact,
         "glyph": glyph,
+        "method": method,
         "loss": words.loss,
         "parameters": _unbroken(words.parameters),
         "percent": _unbroken(words.percent),

@@ -18,6 +18,7 @@ from api.routes.parameters import (
 )
 from api.services import control, outcome, submission, viewing
 from nas.architecture import AXES
+from nas.importance_view import ImportanceView
 from nas.ranking import Standing
 from nas.spec import SearchSpec
 from nas.views import (
@@ -119,6 +120,16 @@ def read_best(name: SearchName, database: OpenDatabase) -> BestView:
     """
     with database.reading() as session:
         return outcome.best(session, name)
+
+
+@router.get("/searches/{name}/importance", summary="Read the scores", responses=declared(404))
+def read_importance(name: SearchName, database: OpenDatabase) -> ImportanceView:
+    """How important the teacher's layers, heads, neurons, channels and experts are, as curves to be drawn.
+
+    404 while the calibration has not ended, and for a search that was calibrated before scores were kept like this.
+    """
+    with database.reading() as session:
+        return viewing.importance(session, name)
 
 
 @router.get("/searches/{name}/candidates/{candidate_id}", summary="Look at a candidate", responses=declared(404))

@@ -178,8 +178,15 @@ def _checked(spec: SearchSpec) -> EnumerationView:
     if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
         problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
+    check_texts(spec)
+    return found
+
+
+def check_texts(spec: SearchSpec) -> None:
+    """Raises DataError for text, or questions, that are not there."""
     for field, path in (("data.train", spec.data.train), ("data.validation", spec.data.validation)):
         if path is not None:
             text_files(Path(path), field=field)
             next(read_documents(Path(path), spec.data.text_field, field=field), None)
-    return found
+    if spec.calibration.questions is not None:
+        text_files(Path(spec.calibration.questions), field="calibration.questions")

@@ -15,7 +15,8 @@ from api.store.store import Store
 from nas.cost import cost
 from nas.errors import NotFoundError
 from nas.families import family_named
-from nas.jobs import Calibrated
+from nas.importance_view import ImportanceView
+from nas.jobs import Calibrated, ScoresMerged, Trained
 from nas.ranking import Standing
 from nas.spec import SearchSpec
 from nas.states import Intent, JobState, SearchState, TrialState
@@ -52,7 +53,7 @@ def view(session: Session, name: str) -> SearchView:
         finished_at=search.finished_at,
         teacher=search.teacher,
         teacher_parameters=family_named(search.teacher.family).count(search.teacher),
-        teacher_loss=next((job.result.loss for job in jobs if isinstance(job.result, Calibrated)), None),
+        teacher_loss=next((loss for loss in _teacher_losses(jobs) if loss is not None), None),
         num_fitting=search.num_fitting,
         tokens_done=done,
         tokens_total=total,
@@ -97,6 +98,8 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         raise NotFoundError("candidate", candidate_id, f"is not in {name}", "a candidate_id of its leaderboard")
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     attempts = store.jobs.attempts_of_candidate(found.trial_id)
+    of_trial = [job.result for job in jobs if job.trial_id == found.trial_id]
+    kept = [result.kept_layers for result in of_trial if isinstance(result, Trained) and result.kept_layers]
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
         search=name,
@@ -105,10 +108,30 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         if dtype is None
         else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
+        kept_layers=kept[-1] if kept else None,
         curve=curves.of_trial.get(found.trial_id, ()),
         promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),
         attempts=tuple(_attempt_view(attempt) for attempt in attempts),
     )
+
+
+def importance(session: Session, name: str) -> ImportanceView:
+    """The scores of a search's teacher. Raises NotFoundError too while there are none, or if they were not kept."""
+    store = Store(session)
+    search = store.searches.named(name)
+    results = [job.result for job in store.jobs.of_search(search.id) if job.kind in ("calibrate", "merge_scores")]
+    calibrated = [result for result in results if isinstance(result, Calibrated)]
+    merged = [result.importance_file for result in results if isinstance(result, ScoresMerged)]
+    files = merged + [result.importance_file for result in calibrated if result.importance_file is not None]
+    if not files:
+        ended = search.spec.calibration.shards == len(calibrated) == 1
+        problem = "was calibrated before scores were kept to be drawn" if ended else "has no scores yet"
+        raise NotFoundError("search", name, problem, "a search whose calibration has ended")
+    try:
+        return ImportanceView.model_validate_json(Path(files[0]).read_bytes())
+    except (OSError, ValueError) as error:
+        problem = "has scores that cannot be read any more"
+        raise NotFoundError("search", name, problem, "a search whose folder of runs is whole") from error
 
 
 def attempt_folder(session: Session, job_id: int, number: int) -> Path:
@@ -165,6 +188,11 @@ def _summary(store: Store, search: SearchRecord) -> SearchSummary:
         tokens_total=tokens_total(search.spec, num_trials=_not_failed(rows)),
         best=best,
     )
+
+
+def _teacher_losses(jobs: list[JobRecord]) -> list[float | None]:
+    """By shard of the calibration; one of them measures it."""
+    return [job.result.loss for job in jobs if isinstance(job.result, Calibrated)]
 
 
 def _not_failed(rows: list[Standing]) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
+from nas.architecture import Architecture
 from nas.compression.kernels import kernels, parse_config
+from nas.compression.weight_files import SHARD_BYTES, Rows, write_tensors
 from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError, TeacherError
 from nas.hub import OTHER_FILES
-from nas.model_folder import ModelFolder
+from nas.model_folder import ModelFolder, inspect_model_folder
 
 COPIED_FILES = ("tokenizer.json", *OTHER_FILES)
 """What is copied from the teacher: its tokenizer, and the generation config, which names what ends a text."""
@@ -100,27 +102,59 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_model_folder(
-    into: Path, config: dict[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_of: Path, provenance: object
+    into: Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, Rows]],
+    teacher: ModelFolder,
+    provenance: object,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes weights, config, tokenizer and `provenance.json`; the folder appears whole under its name.
+    """Writes weights and config of a student, its teacher's tokenizer and `provenance.json`.
 
-    Raises FolderError if `into` exists.
+    The folder appears whole under its name or not at all. The tensors, in any order, are written as they come, in the
+    teacher's dtype; `progress` is told their bytes done, of how many. Raises FolderError if `into` exists, and
+    CheckpointError unless the tensors are exactly those of the config.
     """
     if into.exists():
         raise FolderError("into", str(into), "exists already", "a folder that does not exist yet")
     partial = into.with_name(into.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_weights(partial / "model.safetensors", tensors)
-    write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
-    write_text(partial / "provenance.json", json.dumps(provenance, indent=2) + "\n")
-    for name in COPIED_FILES:
-        if (tokenizer_of / name).exists():
-            shutil.copyfile(tokenizer_of / name, partial / name)
-            flush(partial / name)
-    flush(partial)
-    partial.replace(into)
+    try:
+        shape = teacher.family.architecture(config, source=f"the config for {into}")
+        shapes = dict(teacher.family.tensors(shape))
+        write_tensors(partial, shapes, _dtype(teacher), tensors, progress, shard_bytes=shard_bytes)
+        write_text(partial / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(partial / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+        for name in COPIED_FILES:
+            if (teacher.path / name).exists():
+                shutil.copyfile(teacher.path / name, partial / name)
+                flush(partial / name)
+        _check_written(partial, shape, teacher)
+        flush(partial)
+        partial.replace(into)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     flush(into.parent)
+
+
+def _dtype(folder: ModelFolder) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, folder.dtype)
+    return dtype
+
+
+def _check_written(folder: Path, shape: Architecture, teacher: ModelFolder) -> None:
+    """Raises CheckpointError unless the folder is read as what it was meant to be."""
+    try:
+        written = inspect_model_folder(folder)
+    except TeacherError as error:  # Of our own making, not the user's.
+        raise CheckpointError(folder, str(error)) from error
+    if (written.architecture, written.dtype) != (shape, teacher.dtype):
+        problem = f"is {written.architecture.label} in {written.dtype} where {shape.label} in {teacher.dtype} was meant"
+        raise CheckpointError(folder, problem)
 
 
 def own_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

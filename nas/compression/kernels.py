@@ -31,12 +31,13 @@ def attention_keeps_scores(config: Mapping[str, Any]) -> bool:
 def kernels(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
     """What to tell transformers of a model of this Hugging Face config, its products computed in `dtype`.
 
-    Experts are computed all at once, for which torch needs rows of whole 16 bytes, or else one after another.
+    Experts are computed all at once, for which torch needs rows of whole 16 bytes and at most float32, or else one
+    after another.
     """
     chosen = {"attn_implementation": "eager" if attention_keeps_scores(config) else "sdpa"}
     architecture = family_named(config["model_type"]).architecture(dict(config))
     if architecture.num_experts:
         rows = (architecture.hidden_size, architecture.intermediate_size)
-        at_once = all(row * dtype.itemsize % 16 == 0 for row in rows)
+        at_once = dtype.itemsize <= 4 and all(row * dtype.itemsize % 16 == 0 for row in rows)
         chosen["experts_implementation"] = "grouped_mm" if at_once else "eager"
     return chosen

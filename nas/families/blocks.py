@@ -3,6 +3,8 @@
 `bias` is True, False, or the Architecture's flag under which there is one.
 """
 
+from dataclasses import replace
+
 from nas.families.family import Taps
 from nas.families.parameter import FFN, HEADS, HIDDEN, KV_HEADS, VOCAB, Dimension, Parameter
 
@@ -61,12 +63,18 @@ def experts(module: str, *, gate: str, up: str, down: str) -> tuple[Parameter, .
     )
 
 
-def taps(*norms: str, neurons_input_of: str | None = "mlp.down_proj", experts: str | None = None) -> Taps:
+def taps(*norms: str, down: str = "mlp.down_proj", up: str = "mlp.up_proj", gate: str | None = "mlp.gate_proj") -> Taps:
     """Where most families are listened to; names count from the layer."""
     return Taps(
         block=LAYER.removesuffix("."),
         norms=tuple(LAYER + name for name in norms or ("input_layernorm", "post_attention_layernorm")),
         heads_input_of=LAYER + "self_attn.o_proj",
-        neurons_input_of=None if neurons_input_of is None else LAYER + neurons_input_of,
-        experts=None if experts is None else LAYER + experts,
+        neurons_input_of=LAYER + down,
+        up_output_of=LAYER + up,
+        gate_output_of=None if gate is None else LAYER + gate,
     )
+
+
+def expert_taps(experts: str) -> Taps:
+    """Where mixtures of experts are listened to."""
+    return replace(taps(), neurons_input_of=None, up_output_of=None, gate_output_of=None, experts=LAYER + experts)

@@ -19,14 +19,17 @@ from nas.polynomial import Polynomial
 class Taps:
     """The modules where calibration listens, with `{i}` for the layer.
 
-    A norm that a checkpoint does not have is passed over. With experts, `experts` is the module that runs them, and
-    there is no `neurons_input_of`.
+    A norm that a checkpoint does not have is passed over. A gated MLP has a `gate_output_of`; where that is the same
+    module as `up_output_of`, the first half of its output is the gate's. With experts, `experts` is the module that
+    runs them, and there are no modules of neurons.
     """
 
     block: str
     norms: tuple[str, ...]
     heads_input_of: str
     neurons_input_of: str | None = None
+    up_output_of: str | None = None
+    gate_output_of: str | None = None
     experts: str | None = None
 
 

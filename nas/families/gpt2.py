@@ -11,7 +11,7 @@ _LAYER = "transformer.h.{i}."
 
 def _conv1d(module: str, into: Dimension, out_of: Dimension) -> tuple[Parameter, ...]:
     """A linear layer whose weight is (out_of, into)."""
-    return (Parameter(f"{module}.weight", (out_of, into), matrix=True), Parameter(f"{module}.bias", (into,)))
+    return (Parameter(f"{module}.weight", (out_of, into), matrix=True, reads=0), Parameter(f"{module}.bias", (into,)))
 
 
 GPT2 = Family(
@@ -33,6 +33,7 @@ GPT2 = Family(
         norms=(_LAYER + "ln_1", _LAYER + "ln_2"),
         heads_input_of=_LAYER + "attn.c_proj",
         neurons_input_of=_LAYER + "mlp.c_proj",
+        up_output_of=_LAYER + "mlp.c_fc",
     ),
     rules=ConfigRules(
         keys={

@@ -27,6 +27,7 @@ GPT_NEOX = Family(
         norms=(_LAYER + "input_layernorm", _LAYER + "post_attention_layernorm"),
         heads_input_of=_LAYER + "attention.dense",
         neurons_input_of=_LAYER + "mlp.dense_4h_to_h",
+        up_output_of=_LAYER + "mlp.dense_h_to_4h",
     ),
     rules=ConfigRules(keys={"head_dim": (), "num_key_value_heads": ()}, defaults={"attention_bias": True}),
     constraints=(HEAD_DIM_FOLLOWS, OWN_KEYS_AND_VALUES),

@@ -3,7 +3,7 @@
 Experts are fused in memory and one by one on disk; the tables are of what is on disk.
 """
 
-from nas.families.blocks import EMBEDDING, FINAL_NORM, HEAD, LAYER, attention, experts, norm, taps
+from nas.families.blocks import EMBEDDING, FINAL_NORM, HEAD, LAYER, attention, expert_taps, experts, norm
 from nas.families.config import ConfigRules, Requirement
 from nas.families.family import Family
 from nas.families.parameter import EXPERTS, HEAD_DIM, HIDDEN, Parameter
@@ -20,7 +20,7 @@ MIXTRAL = Family(
         FINAL_NORM,
         HEAD,
     ),
-    taps=taps(neurons_input_of=None, experts="mlp.experts"),
+    taps=expert_taps("mlp.experts"),
     rules=ConfigRules(
         keys={"num_experts": ("num_local_experts", "num_experts")},
         defaults={"num_key_value_heads": 8, "num_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
@@ -41,7 +41,7 @@ QWEN3_MOE = Family(
         FINAL_NORM,
         HEAD,
     ),
-    taps=taps(neurons_input_of=None, experts="mlp.experts"),
+    taps=expert_taps("mlp.experts"),
     rules=ConfigRules(
         keys={"num_experts": ("num_experts", "num_local_experts"), "intermediate_size": ("moe_intermediate_size",)},
         defaults={

@@ -14,5 +14,5 @@ NEMOTRON = Family(
         *norm("model.norm", bias=True),
         HEAD,
     ),
-    taps=taps(),
+    taps=taps(gate=None),
 )

@@ -68,14 +68,16 @@ class Parameter:
     """A parameter as checkpoints name it, `{i}` for the layer, and its dimensions in memory order.
 
     It is present if the Architecture's flag `when` is set, and `unless` is not. With `each`, there is one tensor for
-    every unit of that axis, `{u}` in its name. Every token is multiplied with a `matrix`, which is what FLOPs count (of
-    the head they count one by themselves, since a tied one is no parameter). `embedding` marks what a non-embedding
+    every unit of that axis, `{u}` in its name. Every token is multiplied with a `matrix`, along its dimension `reads`;
+    that is what FLOPs count (of the head they count one by themselves, since a tied one is no parameter). Where query,
+    key and value share a dimension, the query comes first. `embedding` marks what a non-embedding
     count leaves out: embeddings and the head. `rescale` says how its values follow a cut.
     """
 
     name: str
     dimensions: tuple[Dimension, ...]
     matrix: bool = False
+    reads: int = 1
     embedding: bool = False
     when: str | None = None
     unless: str | None = None

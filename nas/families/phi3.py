@@ -19,7 +19,7 @@ PHI3 = Family(
         FINAL_NORM,
         HEAD,
     ),
-    taps=taps(),
+    taps=taps(up="mlp.gate_up_proj", gate="mlp.gate_up_proj"),
     rules=ConfigRules(
         defaults={"sliding_window": None},
         settings={

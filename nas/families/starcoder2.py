@@ -16,7 +16,7 @@ STARCODER2 = Family(
         *norm("model.norm", bias=True),
         HEAD,
     ),
-    taps=taps(neurons_input_of="mlp.c_proj"),
+    taps=taps(down="mlp.c_proj", up="mlp.c_fc", gate=None),
     rules=ConfigRules(
         keys={"head_dim": (), "attention_bias": ("use_bias",)},
         defaults={

@@ -13,9 +13,11 @@ from nas.jobs import (
     Failure,
     JobResult,
     Measurement,
+    MergeScores,
     PrepareData,
     Promotion,
     Resources,
+    ScoresMerged,
     Trained,
     Trial,
     Update,
@@ -79,8 +81,16 @@ def succeed(assignment: Assignment) -> Update:
         case PrepareData():
             files = DataFiles(train_file="t", validation_file="v", sequence_length=32, validation_sequences=16)
             result: JobResult = DataPrepared(data=files, training_tokens=9999, validation_tokens=999)
-        case Calibrate():
-            result = Calibrated(scores_file="s", samples=8, loss=1.0, dtype="bfloat16", teacher_sha256="abc")
+        case Calibrate(shard=(number, total)):
+            result = Calibrated(
+                scores_file="s" if total == 1 else f"s{number}",
+                samples=8 // total,
+                loss=None if number else 1.0,
+                dtype="float32" if number else "bfloat16",
+                teacher_sha256="abc",
+            )
+        case MergeScores(scores_files=files_of_shards):
+            result = ScoresMerged(scores_file="+".join(files_of_shards), importance_file="i")
         case Trial() | Promotion() as spec:
             kind = spec.kind
             tokens = 1280

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from nas import importance_figures
 from nas.client import Client
 from nas.states import SearchState
 from tests.api.service import Service
 from tests.conftest import tiny_spec
+from tests.nas.test_importance_figures import scores
 
 TRAINING = {
     "tokens": 5120,
@@ -75,6 +77,16 @@ def test_ranks_change_on_the_open_page_while_the_search_runs(
 
         page.locator("tbody[data-sorted] tr a").first.click()
         expect(page.get_by_text("1 of 4")).to_be_visible()
+        for figure in ("layers", "hidden_size", "intermediate_size", "num_attention_heads"):
+            expect(page.locator(f"#figure-{figure} .main-svg").first).to_be_visible()
+
+
+def test_a_page_of_scores_draws_itself_without_a_server(page: Page) -> None:
+    page.set_content(importance_figures.page(scores(), (0, 2), {"hidden_size": 3}, "by itself"))
+    for figure in ("layers", "hidden_size", "intermediate_size", "num_attention_heads"):
+        expect(page.locator(f"#{figure} .main-svg").first).to_be_visible()
+    expect(page.locator("#hidden_size").get_by_text("3 of 5 stay")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def _overtaken(before: tuple[str, ...], after: tuple[str, ...]) -> bool:

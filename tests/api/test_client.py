@@ -30,6 +30,7 @@ from nas.views import EventKind, EventView, SearchView
 from tests.api.rest.answers import export
 from tests.api.serving import Service, serving
 from tests.conftest import tiny_spec
+from tests.nas.test_importance_figures import scores
 from tests.nas.test_spec_file import MINIMAL
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -72,6 +73,7 @@ def test_every_verb_answers_with_the_shared_views(client: Client, finished: str)
     assert client.best(finished).standing == view.leaderboard[0]
     assert client.candidate(finished, view.leaderboard[0].candidate_id).standing == view.leaderboard[0]
     assert client.spec(finished).name == finished
+    assert client.importance(finished) == scores()
     assert {attempt.state for attempt in client.attempts(finished)} == {"succeeded"}
     assert finished in [summary.name for summary in client.searches()]
     (model,) = client.models(finished)

@@ -12,6 +12,7 @@ from api.pages import render
 from api.pages.glyph import glyph, text_alternative
 from api.pages.sparkline import Scale, sparkline
 from nas.figures import PALETTE
+from nas.importance_curves import depth_colour
 from nas.jobs import JobProgress
 from nas.states import AttemptState, JobState, PromotionState, SearchState
 from nas.views import (
@@ -26,6 +27,7 @@ from nas.views import (
 from tests.api.serving import browsing, serving
 from tests.nas.shapes import LLAMA_8B, small_llama
 from tests.nas.test_figures import FAILED, LOSSES, curves, details, search
+from tests.nas.test_importance_figures import scores
 
 NOW = datetime(2026, 1, 2, 4, tzinfo=UTC)
 HOSTILE = "<script>alert('&\"')</script>"
@@ -117,9 +119,11 @@ def every_page() -> dict[str, str]:
         "cancelled": render.search_page(view.model_copy(update={"state": SearchState.CANCELLED}), {}),
         "list": render.list_page([summary(view), summary(unmeasured, id=2)], HEALTHY, 0),
         "empty": render.list_page([], HealthView(version="1", scheduler_seen_at=None, scheduler_alive=False), 0),
-        "candidate": render.candidate_page(details(view, 5, LOSSES[5], promotion=promotion()), view),
-        "failed candidate": render.candidate_page(details(view, 8, LOSSES[8], attempts=(attempt(),)), view),
-        "new candidate": render.candidate_page(details(unmeasured, 1, {}, cost=None), unmeasured),
+        "candidate": render.candidate_page(details(view, 5, LOSSES[5], promotion=promotion()), view, scores()),
+        "failed candidate": render.candidate_page(details(view, 8, LOSSES[8], attempts=(attempt(),)), view, None),
+        "new candidate": render.candidate_page(details(unmeasured, 1, {}, cost=None), unmeasured, None),
+        "importance": render.importance_page(view, scores()),
+        "no importance": render.importance_page(unmeasured, None),
         "error": render.error_page(ErrorView(kind="NotFoundError", message=HOSTILE), 404),
     }
 
@@ -297,7 +301,7 @@ def test_a_candidate_says_where_its_weights_are(pages: dict[str, str]) -> None:
     view = search(LOSSES)
     first = attempt(reason="it broke", folder="/try-1")
     second = first.model_copy(update={"number": 2, "state": "succeeded", "reason": None, "folder": "/try-2"})
-    html = render.candidate_page(details(view, 5, LOSSES[5], attempts=(first, second)), view)
+    html = render.candidate_page(details(view, 5, LOSSES[5], attempts=(first, second)), view, None)
     assert "in /try-2" in Page(html).text.split("Measurements")[0]
 
 
@@ -361,7 +365,8 @@ def test_text_and_marks_stand_out(theme: str) -> None:
         assert contrast(colours[name], colours["paper"]) >= 4.5, name
     for name in ("ink", "soft", "accent"):
         assert contrast(colours[name], colours["tint"]) >= 4.5, f"{name} on a cell that changed"
-    for colour in (colours["mark"], *PALETTE):
+    of_layers = ["#{:02x}{:02x}{:02x}".format(*map(int, re.findall(r"\d+", depth_colour(i, 9)))) for i in range(9)]
+    for colour in (colours["mark"], *PALETTE, *of_layers):
         assert contrast(colour, colours["paper"]) >= 3, colour
 
 
@@ -378,6 +383,8 @@ def test_the_service_serves_pages_scripts_and_errors(tmp_path: Path) -> None:
         script = browser.get("/static/plotly.min.js", params={"v": "1"})
         assert script.status_code == 200 and "immutable" in script.headers["cache-control"]
         assert script.headers["content-type"].startswith("text/javascript") and len(script.content) > 1_000_000
+        for name in ("/searches/nowhere/importance", "/searches/nowhere/candidates/1"):
+            assert browser.get(name, headers={"accept": "text/html"}).status_code == 404
         missing = browser.get("/searches/nowhere", headers={"accept": "text/html"})
         assert missing.status_code == 404 and "All searches" in Page(missing.text).text
         cancelled = browser.post("/searches/nowhere/cancel", headers={"accept": "text/html"})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.calibration import CalibrationSpec
 from nas.jobs import Assignment, Calibrate, Calibrated, DataPrepared, JobSpec, PrepareData, Resources, Trial
 from nas.model_folder import inspect_model_folder
 from nas.spec import TrainingSpec
@@ -47,7 +48,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, text_f
         Calibrate(
             teacher=str(teacher_folder),
             data=prepared.data,
-            samples=4,
+            calibration=CalibrationSpec(samples=4),
             micro_batch_size=4,
             seed=0,
             resources=spec.resources,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from nas.calibration import CalibrationSpec
 from nas.errors import IllegalMove
 from nas.jobs import (
     Assignment,
@@ -21,13 +22,18 @@ from nas.jobs import (
     JobResult,
     JobSpec,
     Measurement,
+    MergeScores,
     PrepareData,
     Promotion,
+    Prune,
+    Pruned,
     Resources,
+    ScoresMerged,
     Trained,
     Trial,
     Update,
     attempt_folder,
+    resources_of,
 )
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 from nas.states import LEGAL_MOVES, JobState, check_move
@@ -36,6 +42,7 @@ from tests.nas.shapes import small_llama
 FILES = DataFiles(train_file="t.bin", validation_file="v.bin", sequence_length=32, validation_sequences=4)
 TRAINING = TrainingSpec(tokens=1280, peak_learning_rate=1e-3)
 RESOURCES = ResourcesSpec(cpus=2, dtype="float32")
+CALIBRATION = CalibrationSpec(depth="perplexity", shards=4)
 TRIAL = Trial(
     teacher="t",
     teacher_sha256="d",
@@ -49,7 +56,17 @@ TRIAL = Trial(
 )
 SPECS: list[JobSpec] = [
     PrepareData(teacher="t", data=DataSpec(train="x"), training_tokens=1280),
-    Calibrate(teacher="t", data=FILES, samples=8, micro_batch_size=4, seed=3, resources=RESOURCES),
+    Calibrate(
+        teacher="t",
+        data=FILES,
+        calibration=CALIBRATION,
+        depths=(3, 2),
+        shard=(1, 4),
+        micro_batch_size=4,
+        seed=3,
+        resources=RESOURCES,
+    ),
+    MergeScores(scores_files=("s", "t"), calibration=CALIBRATION),
     TRIAL,
     Promotion(
         teacher="t",
@@ -72,13 +89,27 @@ SPECS: list[JobSpec] = [
         resources=RESOURCES,
         provenance={"losses": [1.5, None], "by": {"a": 1}},
     ),
+    Prune(
+        teacher="t",
+        scores_file="s",
+        architecture=small_llama(),
+        calibration=CALIBRATION,
+        data=FILES,
+        micro_batch_size=4,
+        seed=3,
+        resources=RESOURCES,
+        provenance={},
+    ),
 ]
 RESULTS: list[JobResult] = [
     DataPrepared(data=FILES, training_tokens=1280, validation_tokens=128),
     Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32", teacher_sha256="d"),
+    Calibrated(scores_file="s", samples=8, loss=None, dtype="float32", teacher_sha256="d"),
+    ScoresMerged(scores_file="s", importance_file="i"),
     Trained(kind="trial", weights="w", kept_layers=(0, 2), tokens=640, dtype="float32"),
     Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
     Exported(folder="f", parameters=5, loss=2.25),
+    Pruned(folder="f", parameters=5, loss=2.25, kept_layers=(0, 2)),
 ]
 MOVES = {
     ("queued", "running"),
@@ -124,8 +155,15 @@ def test_a_job_result_survives_json_as_its_own_kind(result: JobResult) -> None:
 @pytest.mark.parametrize("kind", ["training", "", None])
 def test_an_unknown_kind_of_job_is_refused(kind: str | None) -> None:
     adapter: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
-    with pytest.raises(ValidationError, match="'prepare_data', 'calibrate', 'trial', 'promotion', 'export'"):
+    with pytest.raises(ValidationError, match="'prepare_data', 'calibrate', 'merge_scores', 'trial', 'promotion'"):
         adapter.validate_python({**TRIAL.model_dump(), "kind": kind})
+
+
+def test_a_job_occupies_what_its_spec_says_and_preparing_and_adding_up_no_gpu() -> None:
+    assert {spec.kind: resources_of(spec) for spec in SPECS} == {
+        **dict.fromkeys(("calibrate", "trial", "promotion", "export", "prune"), Resources(cpus=2)),
+        **dict.fromkeys(("prepare_data", "merge_scores"), Resources(cpus=1, gpus=0)),
+    }
 
 
 def test_a_field_that_no_job_has_is_refused() -> None:

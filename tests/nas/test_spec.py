@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.spec import CalibrationSpec, DataSpec, PromotionSpec, TrainingSpec, TrialSpec
+from nas.calibration import CalibrationSpec
+from nas.spec import DataSpec, PromotionSpec, TrainingSpec, TrialSpec
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nas.architecture import Architecture
+from nas.calibration import CalibrationSpec
 from nas.families import FAMILIES, Family
 from nas.jobs import (
     Calibrate,
@@ -91,7 +92,14 @@ def test_a_search_runs_to_a_model_that_transformers_loads(
     assert isinstance(data, DataPrepared)
     scores = search.run(
         "calibrate",
-        Calibrate(teacher=str(teacher), data=data.data, samples=4, micro_batch_size=2, seed=0, resources=RESOURCES),
+        Calibrate(
+            teacher=str(teacher),
+            data=data.data,
+            calibration=CalibrationSpec(samples=4),
+            micro_batch_size=2,
+            seed=0,
+            resources=RESOURCES,
+        ),
     )
     assert isinstance(scores, Calibrated)
     shape = smaller(variant.family, variant.family.architecture({**variant.config, "vocab_size": 320}))

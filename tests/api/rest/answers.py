@@ -8,18 +8,24 @@ import httpx
 import pytest
 
 from nas.errors import SpecError
-from nas.jobs import Assignment, Export, Exported, Update
+from nas.jobs import Assignment, Calibrate, Export, Exported, Update
 from nas.spec_file import parse_spec
 from nas.views import ErrorView
 from tests.api.instant_pool import succeed
 from tests.api.serving import Service
 from tests.conftest import tiny_spec
+from tests.nas.test_importance_figures import scores
 
 
 def export(assignment: Assignment) -> Update:
-    """Like `succeed`, with a folder behind the export and a log in it."""
+    """Like `succeed`, with a folder behind the export, scores behind the calibration, and a log."""
     Path(assignment.folder).mkdir(parents=True, exist_ok=True)
     (Path(assignment.folder) / "log.txt").write_text("one\ntwo\nthr\N{LATIN SMALL LETTER E WITH ACUTE}e\n")
+    if isinstance(assignment.spec, Calibrate):
+        file = Path(assignment.folder) / "importance.json"
+        file.write_text(scores().model_dump_json())
+        update = succeed(assignment).model_dump()
+        return Update.model_validate({**update, "result": {**update["result"], "importance_file": str(file)}})
     if not isinstance(assignment.spec, Export):
         return succeed(assignment)
     folder = Path(assignment.folder) / "model"

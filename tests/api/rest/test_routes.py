@@ -8,10 +8,12 @@ import httpx
 import pytest
 
 from api.cli import main
+from nas.importance_view import ImportanceView
 from nas.spec_file import read_spec
 from nas.views import EnumerationView, ErrorView, HealthView, ModelView, SearchSummary, SearchView
 from tests.api.rest.answers import raw, refusal, tiny
 from tests.api.serving import Service
+from tests.nas.test_importance_figures import scores
 
 # --- what a spec would try, and starting it -----------------------------------------------------------------
 
@@ -109,6 +111,26 @@ def test_a_finished_search_is_told_in_full(http: httpx.Client, finished: str) ->
     assert {attempt["kind"] for attempt in attempts} == {"prepare_data", "calibrate", "trial", "promotion", "export"}
     (promotion,) = http.get(f"/v1/searches/{finished}/promotions").json()
     assert (promotion["state"], promotion["candidate_id"]) == ("finished", rows[0]["candidate_id"])
+
+
+def test_the_scores_are_told_as_long_as_they_are_on_record(
+    service: Service, http: httpx.Client, finished: str, teacher_folder: Path, text_file: Path
+) -> None:
+    address = f"/v1/searches/{finished}/importance"
+    assert ImportanceView.model_validate_json(http.get(address).content) == scores()
+    (job,) = [each for each in http.get(f"/v1/searches/{finished}/attempts").json() if each["kind"] == "calibrate"]
+    file = Path(job["folder"]) / "importance.json"
+    content = file.read_bytes()
+    try:
+        for spoil in (lambda: file.write_bytes(content[:-1]), file.unlink):
+            spoil()
+            assert "has scores that cannot be read any more" in refusal(http.get(address), 404).message
+    finally:
+        file.write_bytes(content)
+    http.post("/v1/searches", json=tiny(teacher_folder, text_file, "unscored")).raise_for_status()
+    error = refusal(http.get("/v1/searches/unscored/importance"), 404)
+    assert error.message == "search: unscored has no scores yet; accepted: a search whose calibration has ended."
+    assert refusal(http.get("/v1/searches/nowhere/importance"), 404).value == "nowhere"
 
 
 def test_the_leaderboard_is_a_table_too(http: httpx.Client, finished: str) -> None:

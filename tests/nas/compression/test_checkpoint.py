@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nas.compression.checkpoint import build_model, load_model, own_tensors, read_tensor, write_model_folder
+from nas.compression.checkpoint import (
+    COPIED_FILES,
+    build_model,
+    load_model,
+    own_tensors,
+    read_tensor,
+    write_model_folder,
+)
 from nas.errors import CheckpointError, FolderError
 from nas.model_folder import ModelFolder, inspect_model_folder
 
@@ -42,7 +50,7 @@ def test_a_missing_tensor_is_refused(teacher: ModelFolder) -> None:
 
 def test_written_folder_is_the_teacher_again(teacher: ModelFolder, tmp_path: Path) -> None:
     into = tmp_path / "model"
-    write_model_folder(into, teacher.config, tensors_of(teacher), teacher.path, {"search": "x"})
+    write_model_folder(into, teacher.config, tensors_of(teacher).items(), teacher, {"search": "x"})
     written = inspect_model_folder(into)
     assert written.architecture == teacher.architecture
     assert written.dtype == "bfloat16"
@@ -54,8 +62,57 @@ def test_written_folder_is_the_teacher_again(teacher: ModelFolder, tmp_path: Pat
 def test_a_folder_that_is_there_is_not_overwritten(teacher: ModelFolder, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep me")
     with pytest.raises(FolderError, match="exists already"):
-        write_model_folder(tmp_path, teacher.config, tensors_of(teacher), teacher.path, {})
+        write_model_folder(tmp_path, teacher.config, tensors_of(teacher).items(), teacher, {})
     assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_a_write_that_ends_early_leaves_nothing(teacher: ModelFolder, tmp_path: Path) -> None:
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from list(tensors_of(teacher).items())[:5]
+        assert (tmp_path / "model.partial").is_dir()
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_model_folder(tmp_path / "model", teacher.config, tensors(), teacher, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_earlier_process_left_is_no_obstacle(teacher: ModelFolder, tmp_path: Path) -> None:
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    write_model_folder(tmp_path / "model", teacher.config, tensors_of(teacher).items(), teacher, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    copied = {name for name in COPIED_FILES if (teacher.path / name).exists()}
+    own = {"config.json", "model.safetensors", "provenance.json"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == own | copied
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "problem"),
+    [
+        ("model.norm.weight", None, r"has no model\.norm\.weight"),
+        ("model.norm.bias", torch.ones(48).bfloat16(), r"has model\.norm\.bias where none belongs"),
+        ("model.norm.weight", torch.ones(47).bfloat16(), r"has model\.norm\.weight as \(47,\)"),
+        ("model.norm.weight", torch.ones(48), r"has model\.norm\.weight as \(48,\) of torch\.float32"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_config_are_refused(
+    name: str, tensor: torch.Tensor | None, problem: str, teacher: ModelFolder, tmp_path: Path
+) -> None:
+    tensors = {**tensors_of(teacher), name: tensor}
+    given = [(each, value) for each, value in tensors.items() if value is not None]
+    with pytest.raises(CheckpointError, match=problem):
+        write_model_folder(tmp_path / "model", teacher.config, given, teacher, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_would_not_be_read_again_is_not_left_behind(teacher: ModelFolder, tmp_path: Path) -> None:
+    shutil.copytree(teacher.path, tmp_path / "teacher")
+    inspected = inspect_model_folder(tmp_path / "teacher")
+    (tmp_path / "teacher" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
+        write_model_folder(tmp_path / "model", inspected.config, tensors_of(inspected).items(), inspected, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_a_config_cannot_choose_the_code_that_runs(teacher: ModelFolder, tmp_path: Path) -> None:

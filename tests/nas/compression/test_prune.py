@@ -1,16 +1,25 @@
 """A student must be the teacher with the cut parts masked, computed by transformers itself, in float64."""
 
+import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.utils.hooks import RemovableHandle
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nas.architecture import Architecture
-from nas.compression.prune import Kept, choose, cut
+from nas.compression.choose import Kept, choose
+from nas.compression.prune import cut, cut_folder
+from nas.compression.weight_files import open_tensors, write_tensors
 from nas.families.llama import LLAMA
+from nas.model_folder import ModelFolder, inspect_model_folder
 from tests.nas.compression.small_llama import small_llama, tokens
 from tests.nas.families.small import random_scores
 
@@ -149,3 +158,116 @@ def test_equal_scores_keep_the_first_in_order() -> None:
     kept = choose(scores, whole, whole.model_copy(update={"hidden_size": 6, "num_hidden_layers": 3}))
     assert kept.channels.tolist() == [0, 1, 2, 3, 4, 5]
     assert kept.layers == (0, 1, 3)
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+def teacher_in(folder: Path, max_shard_size: str = "5GB") -> ModelFolder:
+    model, _ = small_llama(tied=False, biased=True)
+    model.bfloat16().save_pretrained(folder, max_shard_size=max_shard_size)
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+    return inspect_model_folder(folder)
+
+
+def small_cut(teacher: ModelFolder) -> tuple[Architecture, Kept]:
+    whole = teacher.architecture
+    student = whole.resized(num_hidden_layers=3, hidden_size=20, intermediate_size=11, num_attention_heads=4)
+    return student, choose(random_scores(whole, seed=5), whole, student, residual="query_and_output")
+
+
+def test_a_teacher_in_shards_is_cut_as_one_in_one_file(tmp_path: Path) -> None:
+    written = []
+    for name, size in (("whole", "5GB"), ("shards", "5KB")):
+        teacher = teacher_in(tmp_path / name, size)
+        assert (len(set(teacher.files.values())) == 1) == (name == "whole")
+        student, kept = small_cut(teacher)
+        cut_folder(teacher, student, kept, tmp_path / f"{name}-cut", {"of": "both"})
+        written.append({file.name: file.read_bytes() for file in (tmp_path / f"{name}-cut").iterdir()})
+    assert written[0] == written[1]
+    files = {"config.json", "generation_config.json", "model.safetensors", "provenance.json", "tokenizer.json"}
+    assert written[0].keys() == files
+
+
+def test_a_student_in_shards_is_the_one_in_memory_and_plain_transformers_loads_it(tmp_path: Path) -> None:
+    teacher = teacher_in(tmp_path / "teacher")
+    student, kept = small_cut(teacher)
+    told: list[tuple[int, int]] = []
+    into = tmp_path / "student"
+    cut_folder(teacher, student, kept, into, {}, lambda *progress: told.append(progress), shard_bytes=4000)
+    with open_tensors(teacher) as read:
+        expected = dict(cut(read, teacher.architecture, student, kept))
+    size = sum(tensor.nbytes for tensor in expected.values())
+    assert told[-1] == (size, size)
+    assert len(told) == len(expected)
+    weight_map = json.loads((into / "model.safetensors.index.json").read_text())["weight_map"]
+    assert weight_map.keys() == expected.keys()
+    assert len(set(weight_map.values())) > 3
+    for name, file in weight_map.items():
+        with safe_open(into / file, framework="pt") as opened:
+            assert same_bits(opened.get_tensor(name), expected[name])
+    loaded: Any = AutoModelForCausalLM.from_pretrained(into, dtype="auto", output_loading_info=True)
+    model, report = loaded
+    assert not any(report.values()), report
+    assert model.state_dict().keys() == expected.keys()
+    assert all(same_bits(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype == torch.bfloat16 and torch.equal(one.view(torch.int16), other.view(torch.int16))
+
+
+def test_a_cut_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    teacher = teacher_in(tmp_path / "teacher")
+    student, kept = small_cut(teacher)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_folder(teacher, student, kept, tmp_path / "student", {}, interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_bits_that_are_no_number_are_kept(tmp_path: Path) -> None:
+    """Of NaNs there are many."""
+    teacher = teacher_in(tmp_path / "teacher")
+    stored = load_file(tmp_path / "teacher" / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for tensor in stored.values():
+        tensor.view(torch.int16).random_(-(2**15), 2**15, generator=generator)
+    save_file(stored, tmp_path / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    whole = teacher.architecture
+    kept = choose(random_scores(whole, seed=5), whole, whole)
+    cut_folder(teacher, whole, kept, tmp_path / "itself", {})
+    written = load_file(tmp_path / "itself" / "model.safetensors")
+    assert all(same_bits(written[name], tensor) for name, tensor in stored.items())
+    student = whole.resized(hidden_size=12)
+    kept = choose(random_scores(whole, seed=5), whole, student)
+    cut_folder(teacher, student, kept, tmp_path / "student", {})
+    written = load_file(tmp_path / "student" / "model.safetensors")
+    assert all(
+        same_bits(written[name], tensor[..., kept.channels]) for name, tensor in stored.items() if "norm" in name
+    )
+
+
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
+    """Of numpy's arrays, which everything that is selected goes through; benchmarks.pruning looks at all memory."""
+    config = {"model_type": "llama", "vocab_size": 12_000, "num_hidden_layers": 1, "hidden_size": 1024}
+    config |= {"intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 8, "dtype": "bfloat16"}
+    whole, folder = LLAMA.architecture(config), tmp_path / "teacher"
+    folder.mkdir()
+    shapes = dict(LLAMA.tensors(whole))
+    write_tensors(folder, shapes, torch.bfloat16, ((name, torch.ones(s).bfloat16()) for name, s in shapes.items()))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
+    teacher, student = inspect_model_folder(folder), whole.resized(hidden_size=1000)
+    kept = choose(random_scores(whole, seed=0), whole, student)
+    tracemalloc.start()
+    cut_folder(teacher, student, kept, tmp_path / "student", {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    largest = 12_000 * 1000 * 2
+    assert 10**6 < peak < largest / 3

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
-from nas.compression.prune import Kept
+from nas.compression.choose import Kept
 from nas.families import Family
 
 

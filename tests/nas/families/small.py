@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from nas.architecture import Architecture
-from nas.compression.importance import Scores
+from nas.compression.scores import Scores
 from nas.families import FAMILIES, Family
 
 _SIZES = {
@@ -176,6 +176,7 @@ def random_scores(shape: Architecture, seed: int) -> Scores:
         neurons=rand(layers, *experts, shape.intermediate_size),
         experts=rand(layers, shape.num_experts),
         channels=rand(shape.hidden_size),
+        stretches=rand(layers, layers),
     )
 
 

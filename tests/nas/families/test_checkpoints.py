@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas.architecture import Architecture
-from nas.compression.checkpoint import build_model, load_model, own_tensors, read_tensor, write_model_folder
-from nas.compression.prune import choose, cut
+from nas.compression.checkpoint import build_model, load_model, own_tensors, read_tensor
+from nas.compression.choose import Kept, choose
+from nas.compression.prune import cut, cut_folder
+from nas.compression.weight_files import open_tensors
 from nas.errors import TeacherError
 from nas.model_folder import ModelFolder, inspect_model_folder
 from tests.nas.families.small import ALL, Variant, built, legal_hidden_sizes, random_scores
@@ -63,10 +65,11 @@ def small_student(variant: Variant) -> Architecture:
     return teacher.resized(num_key_value_heads=groups, hidden_size=hidden, **sizes, **experts)
 
 
-def cut_out(folder: ModelFolder, shape: Architecture) -> tuple[Tensors, tuple[int, ...]]:
+def cut_out(folder: ModelFolder, shape: Architecture) -> tuple[Tensors, Kept]:
     scores = random_scores(folder.architecture, seed=7)
     kept = choose(scores, folder.architecture, shape, folder.sliding_layers)
-    return dict(cut(lambda name: read_tensor(folder, name), folder.architecture, shape, kept)), kept.layers
+    with open_tensors(folder) as read:
+        return dict(cut(read, folder.architecture, shape, kept)), kept
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -78,11 +81,14 @@ def test_what_transformers_saves_is_cut_to_itself_bit_by_bit(variant: Variant, t
     folder = save(variant, tmp_path)
     assert (folder.architecture, folder.dtype, folder.stored_as) == (variant.architecture, "bfloat16", {})
     stored = load_file(tmp_path / "model.safetensors")
-    tensors, kept_layers = cut_out(folder, folder.architecture)
-    assert kept_layers == (0, 1, 2, 3)
-    assert tensors.keys() == stored.keys() == folder.files.keys()
-    for name, tensor in tensors.items():
-        assert same_bits(tensor, stored[name]), name
+    tensors, kept = cut_out(folder, folder.architecture)
+    assert kept.layers == (0, 1, 2, 3)
+    cut_folder(folder, folder.architecture, kept, tmp_path / "itself", {})
+    written = load_file(tmp_path / "itself" / "model.safetensors")
+    assert tensors.keys() == written.keys() == stored.keys() == folder.files.keys()
+    for name, tensor in stored.items():
+        assert same_bits(tensors[name], tensor), name
+        assert same_bits(written[name], tensor), name
 
 
 @pytest.mark.parametrize("variant", ALL, ids=str)
@@ -92,10 +98,10 @@ def test_a_student_is_written_loaded_and_built_as_the_model_that_was_cut(
 ) -> None:
     teacher = save(variant, tmp_path / "teacher")
     shape = small_student(variant)
-    tensors, kept_layers = cut_out(teacher, shape)
-    config = teacher.family.config(teacher.config, shape, kept_layers)
+    tensors, kept = cut_out(teacher, shape)
+    config = teacher.family.config(teacher.config, shape, kept.layers)
     heard.clear()
-    write_model_folder(tmp_path / "student", config, tensors, teacher.path, {})
+    cut_folder(teacher, shape, kept, tmp_path / "student", {})
     written = inspect_model_folder(tmp_path / "student")
     assert (written.architecture, written.dtype) == (shape, "bfloat16")
     loaded: Any = load_model(written, CPU)
@@ -180,8 +186,8 @@ def test_an_old_checkpoint_is_read_as_the_same_model(
         assert same_bits(read_tensor(old, table_name), tensor), table_name
     assert torch.equal(load_model(old, CPU)(INPUTS).logits, logits)
     student = small_student(variant)
-    from_old, kept_layers = cut_out(old, student)
-    config = old.family.config(old.config, student, kept_layers)
+    from_old, kept = cut_out(old, student)
+    config = old.family.config(old.config, student, kept.layers)
     assert own_tensors(build_model(config, from_old, CPU)).keys() == dict(old.family.tensors(student)).keys()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.architecture import Architecture
-from nas.compression.prune import choose
+from nas.compression.choose import choose
 from nas.errors import TeacherError
 from nas.families import FAMILIES, Family, family_named
 from nas.families.constraint import Multiple, Product

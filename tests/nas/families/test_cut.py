@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nas.architecture import Architecture
 from nas.compression.checkpoint import own_tensors
-from nas.compression.prune import choose, cut
+from nas.compression.choose import choose
+from nas.compression.prune import cut
 from tests.nas.families.masked import compute_in_float64, masked
 from tests.nas.families.small import ALL, Variant, built, random_scores, students
 

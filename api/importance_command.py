@@ -1,0 +1,167 @@
+"""`topiary importance`: scores a spec's teacher, and keeps the scores in a file."""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from api import words
+from api.display import FILE_WIDTH, plain_table
+from api.exit_codes import SUCCESS
+from api.lifecycle import calibrate_jobs, calibration_tokens, merge_job
+from api.one_job import JobFailed, Jobs, checked_teacher, jobs_beside, move, new_place, writable_place
+from nas.architecture import Architecture
+from nas.calibration import CalibrationSpec
+from nas.durable import write_text
+from nas.errors import FolderError
+from nas.grid import grid
+from nas.importance_view import Curve, ImportanceView
+from nas.jobs import Calibrated, DataPrepared, PrepareData, ScoresMerged
+from nas.spec import SearchSpec
+from nas.spec_file import read_spec
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a calibration came to; `loss` is the teacher's, where it was measured."""
+
+    scores_file: Path
+    importance: ImportanceView
+    samples: int
+    loss: float | None
+
+
+def importance(parsed: argparse.Namespace) -> int:
+    into = _file_to_be(parsed.into)
+    figures = None if parsed.figures is None else new_place("--figures", parsed.figures, "file")
+    if figures == into:
+        raise FolderError("--figures", str(figures), "is the file of --into", "another file")
+    spec = read_spec(parsed.spec)
+    teacher = checked_teacher(spec).architecture
+    # Of all depths in the space: what the budget leaves of them may change, the scores should do all the same.
+    depths = grid(spec.space, teacher).layers
+    known = into if into.exists() else None
+    try:
+        with jobs_beside(into, parsed.ray_address) as jobs:
+            scored = score(jobs, spec, teacher, prepare(jobs, spec), depths, known)
+            if known is None:
+                move(scored.scores_file, into)
+    except JobFailed as error:
+        return error.told("the calibration")
+    if known is not None:
+        print(f"topiary: {into} is of this calibration already; nothing was measured again", file=sys.stderr)
+    if figures is not None:
+        _draw(figures, scored.importance, spec)
+    if parsed.json:
+        view = scored.importance.model_dump(mode="json")
+        print(json.dumps({"scores": str(into), "importance": view, "loss": scored.loss}))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+        console.print(summary(spec, teacher, scored), Text(f"scores          {into}"), highlight=False)
+        if figures is not None:
+            console.print(Text(f"figures         {figures}"), highlight=False)
+    return SUCCESS
+
+
+def _file_to_be(given: Path) -> Path:
+    """A file of scores may be there: it is taken if it is of the same calibration."""
+    into = writable_place("--into", given, "file")
+    if into.exists() and not into.is_file():
+        raise FolderError("--into", str(into), "is not a file", "a file of scores, or one that does not exist yet")
+    return into
+
+
+def _draw(file: Path, view: ImportanceView, spec: SearchSpec) -> None:
+    from nas.importance_figures import page  # Here: nobody else should wait for Plotly.
+
+    write_text(file, page(view, None, None, f"{spec.name}: importance"))
+
+
+# --- the jobs -----------------------------------------------------------------------------------------------
+
+
+def prepare(jobs: Jobs, spec: SearchSpec) -> DataPrepared:
+    """As much text as the samples are drawn from, and what losses are measured on. Raises JobFailed."""
+    job = PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=calibration_tokens(spec))
+    return jobs.run_one(job, DataPrepared, words.PHASES[job.kind])
+
+
+def score(
+    jobs: Jobs,
+    spec: SearchSpec,
+    teacher: Architecture,
+    data: DataPrepared,
+    depths: Sequence[int],
+    known: Path | None = None,
+) -> Scored:
+    """Scores for students of so many layers; from the file of `known` ones, if they are the same. Raises JobFailed."""
+    shards = calibrate_jobs(spec, teacher, data, depths)
+    if known is not None:
+        # Nothing is measured then, so there is nothing to divide.
+        shards = [shards[0].model_copy(update={"known": str(known), "shard": (0, 1)})]
+    said = f"scoring a teacher of {teacher.label}: {_method(spec.calibration)}"
+    calibrated = jobs.run(shards, Calibrated, f"{said}, in {len(shards)} shards" if len(shards) > 1 else said)
+    whole: Calibrated | ScoresMerged = calibrated[0]
+    if len(shards) > 1:
+        whole = jobs.run_one(merge_job(spec, calibrated), ScoresMerged, words.PHASES["merge_scores"])
+    return Scored(
+        scores_file=Path(whole.scores_file),
+        importance=ImportanceView.model_validate_json(Path(str(whole.importance_file)).read_text(encoding="utf-8")),
+        samples=sum(shard.samples for shard in calibrated),
+        loss=calibrated[0].loss,
+    )
+
+
+# --- telling it ---------------------------------------------------------------------------------------------
+
+
+def summary(spec: SearchSpec, teacher: Architecture, scored: Scored) -> RenderableType:
+    """Every layer's score and the range of its units' scores, and how they came about."""
+    view = scored.importance
+    units = {"heads": view.heads, "neurons": view.neurons, "experts": view.experts}
+    shown = {name: rows for name, rows in units.items() if any(rows)}
+    table = plain_table(["layer", "score", *shown])
+    for layer, worth in enumerate(view.layers):
+        table.add_row(str(layer), _number(worth), *(_range(rows[layer]) for rows in shown.values()))
+    length = spec.data.sequence_length
+    lines = [
+        f"channels        {_range(view.channels)}, of {view.num_channels}",
+        *(_stretch(length, worth) for length, worth in view.stretches.items() if length > 1),
+        f"method          {_method(spec.calibration)}",
+        f"samples         {scored.samples:,} x {length:,} tokens",
+        *([] if scored.loss is None else [f"teacher's loss  {words.loss(scored.loss)} nats per token"]),
+    ]
+    meaning = f"of a teacher of {teacher.label}; of its units' scores, the lowest / the median / the highest"
+    return Group(table, Text(meaning, style="dim"), Text("\n".join(lines)))
+
+
+def _method(calibration: CalibrationSpec) -> str:
+    """`units by activation (mean over a sequence, l2 over samples), layers by block_influence`."""
+    aggregated = f" ({calibration.over_sequence} over a sequence, {calibration.over_batch} over samples)"
+    listens = calibration.width in ("activation", "wanda")
+    together = ", next to one another" if calibration.contiguous else ""
+    return f"units by {calibration.width}{aggregated if listens else ''}, layers by {calibration.depth}{together}"
+
+
+def _stretch(length: int, worth: Curve) -> str:
+    """The stretch that is worth least; of equal ones the last, which would go."""
+    measured = [(value, -start) for start, value in enumerate(worth) if value is not None]
+    value, start = min(measured)
+    return f"{f'{length} layers':<15} least worth from {-start} to {-start + length - 1}: {_number(value)}"
+
+
+def _range(curve: Curve) -> str:
+    values = [value for value in curve if value is not None]
+    if not values:
+        return ""
+    return " / ".join(_number(value) for value in (min(values), statistics.median(values), max(values)))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
