@@ -186,6 +186,7 @@ def _add_prune(commands: Commands) -> None:
         help="what topiary importance wrote (default: the teacher is scored first)",
     )
     prune.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
+    prune.add_argument("--figures", type=Path, metavar="FILE", help="draw the scores and the cut in this HTML file")
     for axis in AXES:
         option, what = prune_command.option_of(axis), _SIZES[axis]
         prune.add_argument(option, type=_size, metavar="N", help=f"how many {what} stay (default: the teacher's)")

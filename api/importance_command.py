@@ -26,6 +26,9 @@ from nas.jobs import Calibrated, DataPrepared, PrepareData, ScoresMerged
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
 
+DRAWN_FROM = 16
+"""Samples are drawn from so many times their tokens: not only the first documents speak, nor need all be tokenised."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -57,7 +60,7 @@ def importance(parsed: argparse.Namespace) -> int:
     if known is not None:
         print(f"topiary: {into} is of this calibration already; nothing was measured again", file=sys.stderr)
     if figures is not None:
-        _draw(figures, scored.importance, spec)
+        draw(figures, scored.importance, f"{spec.name}: importance")
     if parsed.json:
         view = scored.importance.model_dump(mode="json")
         print(json.dumps({"scores": str(into), "importance": view, "loss": scored.loss}))
@@ -77,18 +80,26 @@ def _file_to_be(given: Path) -> Path:
     return into
 
 
-def _draw(file: Path, view: ImportanceView, spec: SearchSpec) -> None:
+def draw(
+    file: Path,
+    view: ImportanceView,
+    title: str,
+    kept_layers: tuple[int, ...] | None = None,
+    cuts: dict[str, int] | None = None,
+) -> None:
+    """A page of charts; with what a student keeps, where the cut goes."""
     from nas.importance_figures import page  # Here: nobody else should wait for Plotly.
 
-    write_text(file, page(view, None, None, f"{spec.name}: importance"))
+    write_text(file, page(view, kept_layers, cuts, title))
 
 
 # --- the jobs -----------------------------------------------------------------------------------------------
 
 
 def prepare(jobs: Jobs, spec: SearchSpec) -> DataPrepared:
-    """As much text as the samples are drawn from, and what losses are measured on. Raises JobFailed."""
-    job = PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=calibration_tokens(spec))
+    """What the samples are drawn from, and what losses are measured on. Raises JobFailed."""
+    tokens = DRAWN_FROM * calibration_tokens(spec)
+    job = PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens)
     return jobs.run_one(job, DataPrepared, words.PHASES[job.kind])
 
 

@@ -11,12 +11,13 @@ from rich.text import Text
 from api import words
 from api.display import FILE_WIDTH, SHAPE
 from api.exit_codes import SUCCESS
-from api.importance_command import prepare, score
+from api.importance_command import draw, prepare, score
 from api.one_job import JobFailed, Jobs, checked_teacher, jobs_beside, move, new_place
 from nas.architecture import AXES, Architecture, Axis
-from nas.errors import NotFoundError, SettingError, SpecError
+from nas.errors import FolderError, NotFoundError, SettingError, SpecError
 from nas.families import family_named
 from nas.grid import grid
+from nas.importance_view import ImportanceView
 from nas.jobs import DataPrepared, Prune, Pruned
 from nas.space import SearchSpace
 from nas.spec import SearchSpec
@@ -25,6 +26,9 @@ from nas.spec_file import read_spec
 
 def prune(parsed: argparse.Namespace) -> int:
     into = new_place("--into", parsed.into, "folder")
+    figures = None if parsed.figures is None else new_place("--figures", parsed.figures, "file")
+    if figures == into:
+        raise FolderError("--figures", str(figures), "is the folder of --into", "another place")
     scores = None if parsed.scores is None else _file_of_scores(parsed.scores)
     spec = read_spec(parsed.spec)
     teacher = checked_teacher(spec).architecture
@@ -38,6 +42,10 @@ def prune(parsed: argparse.Namespace) -> int:
                 f"cutting a student of {student.label} out of a teacher of {teacher.label}",
             )
             move(Path(pruned.folder), into)
+            if figures is not None:
+                view = ImportanceView.model_validate_json(Path(pruned.importance_file).read_text(encoding="utf-8"))
+                title = f"{spec.name}: {student.label}"
+                draw(figures, view, title, pruned.kept_layers, {axis: getattr(student, axis) for axis in AXES})
     except JobFailed as error:
         return error.told("the cut")
     _tell(parsed, pruned, teacher, student, into)
@@ -101,7 +109,7 @@ def _job(spec: SearchSpec, teacher: Architecture, student: Architecture, data: D
 
 def _tell(parsed: argparse.Namespace, pruned: Pruned, teacher: Architecture, student: Architecture, into: Path) -> None:
     if parsed.json:
-        told = {**pruned.model_dump(mode="json", exclude={"kind"}), "folder": str(into)}
+        told = {**pruned.model_dump(mode="json", exclude={"kind", "importance_file"}), "folder": str(into)}
         print(json.dumps({**told, "architecture": student.model_dump()}))
         return
     gone = sorted(set(range(teacher.num_hidden_layers)) - set(pruned.kept_layers))
@@ -112,6 +120,7 @@ def _tell(parsed: argparse.Namespace, pruned: Pruned, teacher: Architecture, stu
         f"loss            {words.loss(pruned.loss)} nats per token, before any retraining",
         f"layers gone     {', '.join(map(str, gone)) or 'none'}, of 0 to {teacher.num_hidden_layers - 1}",
         f"model           {into}",
+        *([] if parsed.figures is None else [f"figures         {parsed.figures.absolute()}"]),
     ]
     width = None if sys.stdout.isatty() else FILE_WIDTH
     Console(width=width).print(Text("\n".join(lines)), highlight=False, soft_wrap=True)

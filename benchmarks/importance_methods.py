@@ -1,9 +1,9 @@
 """How good is a cut before any retraining, by method? `python -m benchmarks.importance_methods`
 
-Cuts the demo teacher to one architecture by every choice there is, each time changing one of them from the paper's, and
-measures the loss of what comes out on held-out Python source and on this repository's own prose: the form of the
-paper's table 13 (arXiv 2407.14679), where Nemotron-4 15B is cut to the shape of Nemotron-3 8B. Every line is a mean over
-SEEDS draws of calibration samples, with its standard error; chance is drawn anew each time.
+Cuts the demo teacher to one architecture by every choice there is, each time changing one of them from the paper's,
+and measures the loss of what comes out on held-out Python source and on this repository's own prose: the form of the
+paper's table 13 (arXiv 2407.14679), where Nemotron-4 15B is cut to the shape of Nemotron-3 8B. Every line is a mean
+over SEEDS draws of calibration samples, with its standard error; chance is drawn anew each time.
 """
 
 import json
@@ -211,8 +211,8 @@ def main() -> None:
         teacher = LiveTeacher(bench.model, torch.float32, CPU)
         whole = {name: evaluate(teacher, each, micro_batch_size=32).loss for name, each in bench.validation.items()}
     console.print(
-        f"the demo teacher, {bench.teacher.architecture.label}, cut to {bench.student.label}, not retrained; loss in nats "
-        f"per token; the teacher's own: {whole['python']:.3f} on Python, {whole['prose']:.3f} on prose"
+        f"the demo teacher, {bench.teacher.architecture.label}, cut to {bench.student.label}, not retrained; loss in "
+        f"nats per token; the teacher's own: {whole['python']:.3f} on Python, {whole['prose']:.3f} on prose"
     )
     console.print(_table_13(pairs))
     for title, lines in losses.items():

@@ -220,10 +220,14 @@ class Exported(Border):
 
 
 class Pruned(Border):
-    """`folder` is a Hugging Face folder, in the dtype of the teacher; `loss` is its own, in nats per token."""
+    """`folder` is a Hugging Face folder, in the dtype of the teacher; `loss` is its own, in nats per token.
+
+    `importance_file` is an ImportanceView of the scores that it was cut by, those of the first round.
+    """
 
     kind: Literal["prune"] = "prune"
     folder: str
+    importance_file: str
     parameters: int
     loss: Number
     kept_layers: tuple[int, ...]

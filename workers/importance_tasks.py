@@ -71,7 +71,8 @@ def run_prune(spec: Prune, attempt: AttemptFolder) -> Pruned:
     """Cuts from disk to disk, reads what it wrote, and measures its loss."""
     torch.set_num_threads(spec.resources.cpus)
     folder = inspect_model_folder(weights_folder(spec.teacher))
-    if weights_digest(folder) != _given("--scores", spec.scores_file).identity.teacher_sha256:
+    statistics = _given("--scores", spec.scores_file)
+    if weights_digest(folder) != statistics.identity.teacher_sha256:
         raise SettingError("--scores", spec.scores_file, "is of a teacher with other weights", "scores of this teacher")
     kept = kept_for(spec, folder, attempt, micro_batch_size=spec.micro_batch_size)
     into = attempt.path / "model"
@@ -81,7 +82,13 @@ def run_prune(spec: Prune, attempt: AttemptFolder) -> Pruned:
     source = _source(written, spec.calibration, spec.micro_batch_size)
     loss = _loss(source, spec.data, spec.architecture, torch.float32)
     parameters = written.family.count(spec.architecture)
-    return Pruned(folder=str(into), parameters=parameters, loss=loss, kept_layers=kept.layers)
+    return Pruned(
+        folder=str(into),
+        importance_file=_write_view(attempt, statistics, spec.calibration),
+        parameters=parameters,
+        loss=loss,
+        kept_layers=kept.layers,
+    )
 
 
 def kept_for(spec: Trial | Prune, folder: ModelFolder, attempt: AttemptFolder, *, micro_batch_size: int) -> Kept:

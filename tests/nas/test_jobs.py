@@ -109,7 +109,7 @@ RESULTS: list[JobResult] = [
     Trained(kind="trial", weights="w", kept_layers=(0, 2), tokens=640, dtype="float32"),
     Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
     Exported(folder="f", parameters=5, loss=2.25),
-    Pruned(folder="f", parameters=5, loss=2.25, kept_layers=(0, 2)),
+    Pruned(folder="f", importance_file="i", parameters=5, loss=2.25, kept_layers=(0, 2)),
 ]
 MOVES = {
     ("queued", "running"),
