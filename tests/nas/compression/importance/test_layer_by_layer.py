@@ -48,7 +48,7 @@ def test_few_states_at_once_are_more_sweeps_and_the_same_scores(tmp_path: Path) 
     assert by_layer.states_bytes == STATES_BYTES
     loads: list[int] = []
     load = by_layer.layers.load
-    by_layer.layers.load = lambda i: (loads.append(i), load(i))[1]  # type: ignore[method-assign]
+    by_layer.layers.load = lambda i: (loads.append(i), load(i))[1]  # type: ignore[method-assign, func-returns-value]
     same(measured(variant, by_layer), whole)
     assert loads == [0, 1, 2, 3], "all sequences go through a layer while it is there"
     loads.clear()
