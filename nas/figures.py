@@ -24,7 +24,7 @@ HEIGHT = 340
 _FEW = 32
 """So many candidates have room for dots on their lines."""
 
-_GREY = "#808080"
+GREY = "#808080"
 _TOP, _BOTTOM = 12, 48
 """Margins, in pixels."""
 _LABEL, _CHARACTER = 17, 7
@@ -57,13 +57,13 @@ def loss_curves(view: SearchView, curves: Curves) -> go.Figure:
     losses = [point.loss for points in known.values() for point in points]
     scale = _LossScale([*losses, *_teacher_losses(view)])
     ends = {candidate_id: points[-1].loss for candidate_id, points in known.items()}
-    figure = _figure(traces, "tokens of retraining", scale.axis)
+    figure = chart(traces, "tokens of retraining", scale.axis)
     if not ends:
-        return _saying(figure, "drawn from the first measurement on, right after pruning")
+        return saying(figure, "drawn from the first measurement on, right after pruning")
     _mark_teacher(figure, view)
     labels = [(scale.place(ends[row.candidate_id]), _label(row, view)) for row in _best(view, ends)]
     labels += [(scale.place(loss), f"teacher {loss:.3f}") for loss in _teacher_losses(view)]
-    return _with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
+    return with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
 
 
 def rank_over_tokens(view: SearchView, curves: Curves) -> go.Figure:
@@ -90,12 +90,12 @@ def rank_over_tokens(view: SearchView, curves: Curves) -> go.Figure:
             traces.append(line | {"hovertemplate": _hover("%{x:,} tokens<br>rank %{y}, loss %{hovertext}")})
     title = {"text": f"rank among {num}, by loss"}
     axis = {"title": title, "range": [num + 0.5, 0.5], "dtick": 1 if num <= 16 else None}
-    figure = _figure(traces, "tokens of retraining", axis)
+    figure = chart(traces, "tokens of retraining", axis)
     if not shared:
-        return _saying(figure, "drawn once two candidates have been measured at the same tokens")
+        return saying(figure, "drawn once two candidates have been measured at the same tokens")
     labels = [(-float(ranks[row.candidate_id][-1]), _label(row, view)) for row in _best(view, ranks)]
     gap = num * _LABEL / (HEIGHT - _TOP - _BOTTOM)
-    return _with_labels(figure, labels, gap=gap, downwards=True)
+    return with_labels(figure, labels, gap=gap, downwards=True)
 
 
 def loss_against_parameters(view: SearchView) -> go.Figure:
@@ -123,22 +123,22 @@ def loss_against_parameters(view: SearchView) -> go.Figure:
             "opacity": 1,
             "line": {"width": 0},
             "size": [9 if row.candidate_id in colour_of or len(rows) <= _FEW else 5 for row in rows],
-            "color": [colour_of.get(row.candidate_id, _GREY) for row in rows],
+            "color": [colour_of.get(row.candidate_id, GREY) for row in rows],
             "symbol": ["circle" if row.tokens == furthest else "circle-open" for row in rows],
         },
     }
     scale = _LossScale([*(row.loss or 0.0 for row in rows), *_teacher_losses(view)])
-    figure = _figure([dots], "parameters (numbers: rank; hollow: fewer tokens so far)", scale.axis)
+    figure = chart([dots], "parameters (numbers: rank; hollow: fewer tokens so far)", scale.axis)
     _mark_teacher(figure, view)
     if not rows:
-        return _saying(figure, "drawn once a candidate has been retrained")
+        return saying(figure, "drawn once a candidate has been retrained")
     labels = [(scale.place(loss), f"teacher {loss:.3f}") for loss in _teacher_losses(view)]
-    return _with_labels(figure, labels, gap=0.0)
+    return with_labels(figure, labels, gap=0.0)
 
 
 def candidate_curve(details: CandidateDetails, view: SearchView) -> go.Figure:
     """One candidate from the cut to the end of its promotion, which goes on from the trial's last weights."""
-    colour = colours(view.leaderboard).get(details.standing.candidate_id, _GREY)
+    colour = colours(view.leaderboard).get(details.standing.candidate_id, GREY)
     trial = _finite(details.curve)
     runs = [("trial", trial, 0, "solid")]
     if details.promotion is not None and trial:
@@ -157,13 +157,13 @@ def candidate_curve(details: CandidateDetails, view: SearchView) -> go.Figure:
         for run, points, before, dash in runs
     ]
     scale = _LossScale([*(point.loss for _, points, _, _ in runs for point in points), *_teacher_losses(view)])
-    figure = _figure(traces, "tokens of retraining, of the trial and then of the promotion", scale.axis)
+    figure = chart(traces, "tokens of retraining, of the trial and then of the promotion", scale.axis)
     if not trial:
-        return _saying(figure, "drawn from the first measurement on, right after pruning")
+        return saying(figure, "drawn from the first measurement on, right after pruning")
     _mark_teacher(figure, view)
     labels = [(scale.place(points[-1].loss), run) for run, points, _, _ in runs[-1:] if points]
     labels += [(scale.place(loss), f"teacher {loss:.3f}") for loss in _teacher_losses(view)]
-    return _with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
+    return with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
 
 
 # --- what they are made of ----------------------------------------------------------------------------------
@@ -194,7 +194,8 @@ class _LossScale:
         return math.log10(loss) if self._logarithmic else loss
 
 
-def _figure(traces: list[dict[str, Any]], x: str, y_axis: dict[str, Any]) -> go.Figure:
+def chart(traces: list[dict[str, Any]], x: str, y_axis: dict[str, Any]) -> go.Figure:
+    """A figure of these traces with a titled x axis, in the style that all share."""
     axis = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "exponentformat": "B", "automargin": False}
     return go.Figure(
         data=traces,
@@ -203,7 +204,7 @@ def _figure(traces: list[dict[str, Any]], x: str, y_axis: dict[str, Any]) -> go.
             "template": {"layout": {}},
             "height": HEIGHT,
             "margin": {"l": 56, "r": 24, "t": _TOP, "b": _BOTTOM},
-            "font": {"family": "system-ui, sans-serif", "size": 12, "color": _GREY},
+            "font": {"family": "system-ui, sans-serif", "size": 12, "color": GREY},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "showlegend": False,
@@ -260,10 +261,10 @@ def _label(row: Standing, view: SearchView) -> str:
 
 def _mark_teacher(figure: go.Figure, view: SearchView) -> None:
     for loss in _teacher_losses(view):
-        figure.add_hline(y=loss, line={"color": _GREY, "width": 1, "dash": "dash"}, name="teacher")
+        figure.add_hline(y=loss, line={"color": GREY, "width": 1, "dash": "dash"}, name="teacher")
 
 
-def _with_labels(
+def with_labels(
     figure: go.Figure, labels: Sequence[tuple[float, str]], *, gap: float, downwards: bool = False
 ) -> go.Figure:
     """The figure with `labels`, pairs of place and text, right of it; the best keeps its place, others make room."""
@@ -288,7 +289,7 @@ def _with_labels(
     return figure.update_layout(annotations=annotations, margin_r=24 + _CHARACTER * longest)
 
 
-def _saying(figure: go.Figure, text: str) -> go.Figure:
+def saying(figure: go.Figure, text: str) -> go.Figure:
     """A sentence in the place of a figure that has nothing to show yet."""
     centre = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False, "text": text}
     return figure.update_layout(annotations=[centre], shapes=[], xaxis_visible=False, yaxis_visible=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from nas.figures import _GREY, PALETTE, _figure, _saying, _with_labels
+from nas.figures import GREY, PALETTE, chart, saying, with_labels
 from nas.importance_view import Curve, ImportanceView, places
 
 HEIGHT = 280
@@ -24,7 +24,7 @@ UNITS = {
 }
 """What is scored along each axis, in the order of the figures."""
 
-GREY, STAYS = _GREY, PALETTE[0]
+STAYS = PALETTE[0]
 SHADE = {"fillcolor": GREY, "opacity": 0.14, "line_width": 0, "layer": "below"}
 """Of what goes, as a rectangle behind the points."""
 
@@ -94,9 +94,9 @@ def sorted_curves(
         for layer, curves in enumerate(of_layer)
         if curves
     ]
-    figure = resized(_figure(traces, f"{UNITS[axis]} {_AMONG[competing.among]}, by score", scale.axis))
+    figure = resized(chart(traces, f"{UNITS[axis]} {_AMONG[competing.among]}, by score", scale.axis))
     if not traces:
-        return _saying(figure, "nothing was measured along this axis")
+        return saying(figure, "nothing was measured along this axis")
     margin = 0.5 if few else 0.01 * competing.num
     figure.update_xaxes(range=[1 - margin, competing.num + margin], tickformat=",d")
     figure.update_xaxes(tick0=0, dtick=step(competing.num) if few else None)
@@ -104,7 +104,7 @@ def sorted_curves(
         figure = _with_columns_named(figure, colours)
     elif num_layers > 1:
         ends = {layer: scale.place(curves[0][-1][1]) for layer, curves in enumerate(of_layer) if curves}
-        figure = with_labels(figure, [(ends[layer], _name(layer, colours)) for layer in _some(list(ends))], scale)
+        figure = labelled(figure, [(ends[layer], _name(layer, colours)) for layer in _some(list(ends))], scale)
     return _with_cut(figure, competing.num, _cut(view, axis, cut, num_key_value_heads), margin)
 
 
@@ -221,9 +221,9 @@ def resized(figure: go.Figure) -> go.Figure:
     return figure.update_layout(height=HEIGHT, margin_t=_TOP, margin_b=_BOTTOM)
 
 
-def with_labels(figure: go.Figure, labels: Sequence[tuple[float, str]], scale: Scale) -> go.Figure:
+def labelled(figure: go.Figure, labels: Sequence[tuple[float, str]], scale: Scale) -> go.Figure:
     """With pairs of place and text right of the plot, no two of them on top of one another."""
-    return _with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
+    return with_labels(figure, labels, gap=scale.per_pixel * _LABEL)
 
 
 def with_note(figure: go.Figure, text: str, x: float = 1.0, **anchor: object) -> go.Figure:

@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from nas.figures import _figure, _saying
+from nas.figures import chart, saying
 from nas.importance_curves import (
     FEW_DOTS,
     GREY,
@@ -25,11 +25,11 @@ from nas.importance_curves import (
     cut_in_words,
     depth_colour,
     dot,
+    labelled,
     measured,
     resized,
     sorted_curves,
     step,
-    with_labels,
     with_note,
 )
 from nas.importance_view import ImportanceView
@@ -117,7 +117,7 @@ def layers(view: ImportanceView, kept_layers: Sequence[int] | None) -> go.Figure
     if max(stretches, default=1) > 1 or (stretches and not measured(view.layers)):
         return _stretches(view, stretches, gone)
     if not measured(view.layers):
-        return _saying(resized(_figure([], "", {})), "no layer was measured")
+        return saying(resized(chart([], "", {})), "no layer was measured")
     return _order(view, gone) if view.depth == "logit_mse" and not stretches else _each_layer(view, gone)
 
 
@@ -161,7 +161,7 @@ def _stretches(
         goes = gone[:1] if len(gone) == length and len(_runs(gone)) == 1 else []
         traces.append(_marked(view, points, goes, f"{name} from %{{x}} on<br>%{{y:.4g}}", colour))
         labels.append((scale.place(points[-1][1]), f"{dot(colour)} {name}"))
-    figure = with_labels(_of_layers(view, traces, scale.axis, "first layer of the stretch"), labels, scale)
+    figure = labelled(_of_layers(view, traces, scale.axis, "first layer of the stretch"), labels, scale)
     for first, last in _runs(gone):
         figure.add_vrect(x0=first - 0.5, x1=last + 0.5, **SHADE)
     return with_note(figure, "shaded: what goes") if gone else figure
@@ -201,7 +201,7 @@ def _of_layers(
     view: ImportanceView, traces: list[dict[str, Any]], axis: dict[str, Any], title: str = "layer of the teacher"
 ) -> go.Figure:
     num = len(view.layers)
-    figure = resized(_figure(traces, title, axis))
+    figure = resized(chart(traces, title, axis))
     return figure.update_xaxes(range=[-0.6, num - 0.4], tick0=0, dtick=step(num))
 
 

@@ -5,7 +5,7 @@ import torch
 from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
 from nas.compression.scores import Scores
-from nas.importance_view import MOST_POINTS, Curve, ImportanceView
+from nas.importance_view import Curve, ImportanceView, places
 
 
 def view_of(scores: Scores, teacher: Architecture, spec: CalibrationSpec) -> ImportanceView:
@@ -32,8 +32,5 @@ def _curve(values: torch.Tensor) -> Curve:
 
 
 def _thinned(values: torch.Tensor) -> Curve:
-    """At most MOST_POINTS of them, evenly spaced, the first and the last among them."""
-    if len(values) <= MOST_POINTS:
-        return _curve(values)
-    places = torch.linspace(0, len(values) - 1, MOST_POINTS, dtype=torch.float64).round().long()
-    return _curve(values[places])
+    """Those of its places."""
+    return _curve(values[list(places(len(values)))])
