@@ -14,10 +14,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from nas.figures import chart, saying
+from nas.figures import GREY, chart, saying
 from nas.importance_curves import (
     FEW_DOTS,
-    GREY,
     SHADE,
     STAYS,
     UNITS,

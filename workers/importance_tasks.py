@@ -156,9 +156,9 @@ def _known(path: str, wanted: Identity) -> Statistics:
 
 def _difference(name: str, theirs: object, ours: object) -> str:
     """Digests say nothing to a reader."""
-    return (
-        name.removesuffix("_sha256") if "sha256" in name or name == "code" else f"{name} ({theirs} there, {ours} here)"
-    )
+    if name == "code" or name.endswith("_sha256"):
+        return name.removesuffix("_sha256")
+    return f"{name} ({theirs} there, {ours} here)"
 
 
 def _given(option: str, path: str) -> Statistics:
