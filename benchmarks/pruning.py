@@ -62,7 +62,7 @@ def main() -> None:
         action, folder = {"cut": _cut, "copy": _copy}[sys.argv[1]], Path(sys.argv[2])
         print(json.dumps(vars(_measured(lambda: action(folder)))))
         return
-    print(f"{os.cpu_count()} cores, of which {os.getloadavg()[0]:.1f} are busy with something else")
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.monotonic()

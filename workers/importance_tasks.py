@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
-from nas.compression.checkpoint import build_model, read_tensor, weights_digest
+from nas.compression.checkpoint import build_model, config_digest, read_tensor, weights_digest
 from nas.compression.choose import Kept, choose
 from nas.compression.data import PackedTokens
 from nas.compression.device import computing_in, default_device, resolve_dtype
@@ -72,8 +72,9 @@ def run_prune(spec: Prune, attempt: AttemptFolder) -> Pruned:
     torch.set_num_threads(spec.resources.cpus)
     folder = inspect_model_folder(weights_folder(spec.teacher))
     statistics = _given("--scores", spec.scores_file)
-    if weights_digest(folder) != statistics.identity.teacher_sha256:
-        raise SettingError("--scores", spec.scores_file, "is of a teacher with other weights", "scores of this teacher")
+    measured = statistics.identity.teacher_sha256, statistics.identity.config_sha256
+    if (weights_digest(folder), config_digest(folder)) != measured:
+        raise SettingError("--scores", spec.scores_file, "is of another teacher", "scores of this one")
     kept = kept_for(spec, folder, attempt, micro_batch_size=spec.micro_batch_size)
     into = attempt.path / "model"
     provenance = {**spec.provenance, "kept_layers": list(kept.layers)}

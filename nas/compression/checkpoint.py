@@ -41,6 +41,11 @@ def weights_digest(folder: ModelFolder) -> str:
     return digest.hexdigest()
 
 
+def config_digest(folder: ModelFolder) -> str:
+    """What identifies how the folder's weights are computed with: one SHA-256 over its config, in any order."""
+    return hashlib.sha256(json.dumps(folder.config, sort_keys=True).encode()).hexdigest()
+
+
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
     """The folder's model with float32 weights, in evaluation mode; no code of the folder is run.
 

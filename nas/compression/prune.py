@@ -99,7 +99,7 @@ class Cut:
         return self.whole.dtype
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        """Bit for bit the teacher's, but for what is taken in or rescaled: in float64, and rounded once."""
+        """Bit for bit the teacher's, but for what is taken in or rescaled, in float64, then rounded."""
         of_rows, *of_columns = self.stay
         whole = self.whole if of_rows is not None else self.whole[rows]
         stay = (None if of_rows is None else of_rows[rows], *of_columns)

@@ -20,6 +20,7 @@ class Identity(Border):
     """
 
     teacher_sha256: str
+    config_sha256: str
     data_sha256: str
     sequence_length: int
     samples: int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas.architecture import Architecture
 from nas.calibration import REMOVING, CalibrationSpec
-from nas.compression.checkpoint import weights_digest
+from nas.compression.checkpoint import config_digest, weights_digest
 from nas.compression.data import Batch, PackedTokens
 from nas.compression.importance.identity import Identity, code_identity
 from nas.compression.importance.listening import Recording, neuron_taps
@@ -18,18 +18,20 @@ from nas.model_folder import ModelFolder
 
 @dataclass(frozen=True)
 class Origin:
-    """Where teacher and samples are from, by digests of the weights, of the tokens and of the questions."""
+    """Where teacher and samples are from, by digests of weights, config, tokens and questions."""
 
     teacher_sha256: str
     data_sha256: str
     seed: int
     questions_sha256: str | None = None
+    config_sha256: str = ""
 
     @classmethod
     def of(cls, folder: ModelFolder, tokens: PackedTokens, seed: int, questions: Path | None = None) -> "Origin":
         """Reads the weights and the questions whole; of the tokens, their manifest."""
         asked = None if questions is None else hashlib.sha256(questions.read_bytes()).hexdigest()
-        return cls(weights_digest(folder), str(tokens.manifest["sha256"]), seed, asked)
+        config = config_digest(folder)
+        return cls(weights_digest(folder), str(tokens.manifest["sha256"]), seed, asked, config)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Plan:
         protected = (self.spec.protect_first_layers, self.spec.protect_last_layers)
         return Identity(
             teacher_sha256=origin.teacher_sha256,
+            config_sha256=origin.config_sha256,
             data_sha256=origin.data_sha256,
             sequence_length=sequence_length,
             samples=num_samples,
