@@ -171,10 +171,7 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     into = attempt.path / "model"
     config = teacher.family.config(teacher.config, spec.architecture, spec.kept_layers)
     write_model_folder(into, config, tensors.items(), teacher, {**spec.provenance, "versions": _versions()})
-    try:
-        written = inspect_model_folder(into)
-    except TeacherError as error:  # Of our own making, not the user's.
-        raise CheckpointError(into, str(error)) from error
+    written = inspect_model_folder(into)
     model: Any = load_model(written, device)
     promised, found = written.family.count(spec.architecture), model.num_parameters()
     if written.architecture != spec.architecture or promised != found:
