@@ -195,9 +195,9 @@ def _add_prune(commands: Commands) -> None:
 
 
 def _size(given: str) -> int:
-    """A whole number from 1."""
-    if not given.isdecimal() or not int(given):
-        raise argparse.ArgumentTypeError(f"{given} is not a whole number from 1")
+    """A whole number from 1 that an architecture can have."""
+    if not given.isdecimal() or not 0 < int(given) < 2**31:
+        raise argparse.ArgumentTypeError(f"{given} is not a whole number from 1 to {2**31 - 1}")
     return int(given)
 
 

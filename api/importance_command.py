@@ -4,40 +4,24 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from api import words
+from api.calibration_jobs import Scored, in_options, method, prepare, score
 from api.display import FILE_WIDTH, plain_table
 from api.exit_codes import SUCCESS
-from api.lifecycle import calibrate_jobs, calibration_tokens, merge_job
-from api.one_job import JobFailed, Jobs, checked_teacher, jobs_beside, move, new_place, writable_place
+from api.one_job import JobFailed, checked_teacher, jobs_beside, move, new_place, writable_place
 from nas.architecture import Architecture
-from nas.calibration import CalibrationSpec
+from nas.calibration import check_protected
 from nas.durable import write_text
 from nas.errors import FolderError
 from nas.grid import grid
 from nas.importance_view import Curve, ImportanceView
-from nas.jobs import Calibrated, DataPrepared, PrepareData, ScoresMerged
 from nas.spec import SearchSpec
 from nas.spec_file import read_spec
-
-DRAWN_FROM = 16
-"""Samples are drawn from so many times their tokens: not only the first documents speak, nor need all be tokenised."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a calibration came to; `loss` is the teacher's, where it was measured."""
-
-    scores_file: Path
-    importance: ImportanceView
-    samples: int
-    loss: float | None
 
 
 def importance(parsed: argparse.Namespace) -> int:
@@ -49,6 +33,7 @@ def importance(parsed: argparse.Namespace) -> int:
     teacher = checked_teacher(spec).architecture
     # Of all depths in the space: what the budget leaves of them may change, the scores should do all the same.
     depths = grid(spec.space, teacher).layers
+    check_protected(spec.calibration, teacher, depths)
     known = into if into.exists() else None
     try:
         with jobs_beside(into, parsed.ray_address) as jobs:
@@ -56,7 +41,7 @@ def importance(parsed: argparse.Namespace) -> int:
             if known is None:
                 move(scored.scores_file, into)
     except JobFailed as error:
-        return error.told("the calibration")
+        return in_options(error).told("the calibration")
     if known is not None:
         print(f"topiary: {into} is of this calibration already; nothing was measured again", file=sys.stderr)
     if figures is not None:
@@ -93,42 +78,6 @@ def draw(
     write_text(file, page(view, kept_layers, cuts, title))
 
 
-# --- the jobs -----------------------------------------------------------------------------------------------
-
-
-def prepare(jobs: Jobs, spec: SearchSpec) -> DataPrepared:
-    """What the samples are drawn from, and what losses are measured on. Raises JobFailed."""
-    tokens = DRAWN_FROM * calibration_tokens(spec)
-    job = PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens)
-    return jobs.run_one(job, DataPrepared, words.PHASES[job.kind])
-
-
-def score(
-    jobs: Jobs,
-    spec: SearchSpec,
-    teacher: Architecture,
-    data: DataPrepared,
-    depths: Sequence[int],
-    known: Path | None = None,
-) -> Scored:
-    """Scores for students of so many layers; from the file of `known` ones, if they are the same. Raises JobFailed."""
-    shards = calibrate_jobs(spec, teacher, data, depths)
-    if known is not None:
-        # Nothing is measured then, so there is nothing to divide.
-        shards = [shards[0].model_copy(update={"known": str(known), "shard": (0, 1)})]
-    said = f"scoring a teacher of {teacher.label}: {_method(spec.calibration)}"
-    calibrated = jobs.run(shards, Calibrated, f"{said}, in {len(shards)} shards" if len(shards) > 1 else said)
-    whole: Calibrated | ScoresMerged = calibrated[0]
-    if len(shards) > 1:
-        whole = jobs.run_one(merge_job(spec, calibrated), ScoresMerged, words.PHASES["merge_scores"])
-    return Scored(
-        scores_file=Path(whole.scores_file),
-        importance=ImportanceView.model_validate_json(Path(str(whole.importance_file)).read_text(encoding="utf-8")),
-        samples=sum(shard.samples for shard in calibrated),
-        loss=calibrated[0].loss,
-    )
-
-
 # --- telling it ---------------------------------------------------------------------------------------------
 
 
@@ -144,20 +93,12 @@ def summary(spec: SearchSpec, teacher: Architecture, scored: Scored) -> Renderab
     lines = [
         f"channels        {_range(view.channels)}, of {view.num_channels}",
         *(_stretch(length, worth) for length, worth in view.stretches.items() if length > 1),
-        f"method          {_method(spec.calibration)}",
+        f"method          {method(spec.calibration)}",
         f"samples         {scored.samples:,} x {length:,} tokens",
         *([] if scored.loss is None else [f"teacher's loss  {words.loss(scored.loss)} nats per token"]),
     ]
     meaning = f"of a teacher of {teacher.label}; of its units' scores, the lowest / the median / the highest"
     return Group(table, Text(meaning, style="dim"), Text("\n".join(lines)))
-
-
-def _method(calibration: CalibrationSpec) -> str:
-    """`units by activation (mean over a sequence, l2 over samples), layers by block_influence`."""
-    aggregated = f" ({calibration.over_sequence} over a sequence, {calibration.over_batch} over samples)"
-    listens = calibration.width in ("activation", "wanda")
-    together = ", next to one another" if calibration.contiguous else ""
-    return f"units by {calibration.width}{aggregated if listens else ''}, layers by {calibration.depth}{together}"
 
 
 def _stretch(length: int, worth: Curve) -> str:

@@ -3,22 +3,19 @@
 `advance` looks at what is on record and adds what is missing; called again without news it adds nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from api.calibration_jobs import calibrate_jobs, calibration_tokens, merge_job
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
-from nas.architecture import Architecture
 from nas.errors import TeacherError
 from nas.jobs import (
-    Calibrate,
     Calibrated,
     DataPrepared,
     Export,
     Exported,
-    MergeScores,
     PrepareData,
     Promotion,
     ScoresMerged,
@@ -26,7 +23,7 @@ from nas.jobs import (
     Trial,
 )
 from nas.ranking import Contender, Standing, leaderboard
-from nas.spec import ResourcesSpec, SearchSpec
+from nas.spec import ResourcesSpec
 from nas.states import JobState, SearchState, TrialState
 from nas.strategy import Advance, TrialHistory, exhaustive
 
@@ -94,39 +91,6 @@ def _add_prepare_data(store: Store, search: SearchRecord, now: datetime) -> None
 
 
 # --- calibration --------------------------------------------------------------------------------------------
-
-
-def calibration_tokens(spec: SearchSpec) -> int:
-    """Of the training text, for all samples."""
-    return spec.calibration.samples * spec.data.sequence_length
-
-
-def calibrate_jobs(
-    spec: SearchSpec, teacher: Architecture, data: DataPrepared, depths: Sequence[int]
-) -> list[Calibrate]:
-    """One job for each shard of a calibration, for students of so many layers."""
-    num_shards = spec.calibration.shards
-    return [
-        Calibrate(
-            teacher=spec.teacher,
-            data=data.data,
-            calibration=spec.calibration,
-            depths=tuple(sorted(set(depths), reverse=True)),
-            shard=(number, num_shards),
-            micro_batch_size=spec.trial.fitting_micro_batch(spec.data.sequence_length, teacher.vocab_size),
-            seed=spec.seed,
-            resources=spec.resources,
-        )
-        for number in range(num_shards)
-    ]
-
-
-def merge_job(spec: SearchSpec, shards: Sequence[Calibrated]) -> MergeScores:
-    """Raises TeacherError for shards that found different weights: they ran at different moments."""
-    if len({shard.teacher_sha256 for shard in shards}) > 1:
-        problem = "had other weights for one shard of the calibration than for another"
-        raise TeacherError("teacher", spec.teacher, problem, "weights that nobody changes, under another name")
-    return MergeScores(scores_files=tuple(shard.scores_file for shard in shards), calibration=spec.calibration)
 
 
 def _calibrated(

@@ -154,10 +154,25 @@ def _progress(said: str, num_jobs: int) -> Iterator[Callable[[Update], None]]:
 
 
 def move(made: Path, place: Path) -> None:
-    """Moves what a job has made to its place beside the jobs' folder, where it appears whole."""
+    """Moves what a job has made to its place beside the jobs' folder, where it appears whole.
+
+    Raises FolderError if that cannot be, such as for something that is there by now, which stays as it is; what was
+    made is kept beside it, under a name that the error tells.
+    """
     flush(made)
-    made.replace(place)
-    flush(place.parent)
+    try:
+        if made.is_dir():
+            made.rename(place)
+        else:
+            os.link(made, place)  # Unlike a renaming, it never takes the place of another file.
+            made.unlink()
+    except OSError as error:
+        kept = place.with_name(f"{place.name}.kept-{os.getpid()}")
+        made.rename(kept)
+        problem = f"cannot be written ({error.strerror}); what was to be there is kept as {kept}"
+        raise FolderError("--into", str(place), problem, "a place where nothing is yet") from error
+    finally:
+        flush(place.parent)
 
 
 # --- what is looked at before anything long begins ----------------------------------------------------------
@@ -166,7 +181,7 @@ def move(made: Path, place: Path) -> None:
 def new_place(option: str, given: Path, what: str) -> Path:
     """The absolute path of a file or folder that can be made, and is not there yet. Raises FolderError."""
     place = writable_place(option, given, what)
-    if place.exists():
+    if place.exists() or place.is_symlink():
         raise FolderError(option, str(place), "exists already", f"a {what} that does not exist yet")
     return place
 

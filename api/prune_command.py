@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from api import words
+from api.calibration_jobs import in_options, prepare, score
 from api.display import FILE_WIDTH, SHAPE
 from api.exit_codes import SUCCESS
-from api.importance_command import draw, prepare, score
+from api.importance_command import draw
 from api.one_job import JobFailed, Jobs, checked_teacher, jobs_beside, move, new_place
 from nas.architecture import AXES, Architecture, Axis
+from nas.calibration import check_protected
 from nas.errors import FolderError, NotFoundError, SettingError, SpecError
 from nas.families import family_named
 from nas.grid import grid
@@ -33,6 +35,7 @@ def prune(parsed: argparse.Namespace) -> int:
     spec = read_spec(parsed.spec)
     teacher = checked_teacher(spec).architecture
     student = student_of(teacher, {axis: size for axis in AXES if (size := getattr(parsed, axis)) is not None})
+    check_protected(spec.calibration, teacher, [student.num_hidden_layers])
     try:
         with jobs_beside(into, parsed.ray_address) as jobs:
             data = prepare(jobs, spec)
@@ -47,7 +50,7 @@ def prune(parsed: argparse.Namespace) -> int:
                 title = f"{spec.name}: {student.label}"
                 draw(figures, view, title, pruned.kept_layers, {axis: getattr(student, axis) for axis in AXES})
     except JobFailed as error:
-        return error.told("the cut")
+        return in_options(error).told("the cut")
     _tell(parsed, pruned, teacher, student, into)
     return SUCCESS
 

@@ -91,8 +91,10 @@ def exact(moment: datetime) -> str:
 
 def trial(row: Standing, job: JobView | None) -> str:
     """The state of a trial, with how far it is while it runs."""
-    if row.state is TrialState.RUNNING and job is not None and job.progress is not None:
-        return f"running {percent(job.progress.done, job.progress.total)}"
+    progress = None if job is None else job.progress
+    # Before it trains, a trial may score what earlier rounds have left, which is counted in another unit.
+    if row.state is TrialState.RUNNING and progress is not None and progress.unit == "tokens":
+        return f"running {percent(progress.done, progress.total)}"
     return TRIALS[row.state]
 
 

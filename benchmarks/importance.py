@@ -53,7 +53,7 @@ def main() -> None:
             model.get_decoder()(batch.inputs_BT, use_cache=False)
 
     def importance() -> None:
-        calibrate(plan, source, samples, Origin("", "", 0))
+        calibrate(plan, source, samples, Origin("", "", "", 0))
 
     for side in (forward, importance):
         side()  # Warm.

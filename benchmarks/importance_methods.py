@@ -23,26 +23,26 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from examples.demo.corpus import modules
 from nas.architecture import Architecture
 from nas.calibration import Aggregation, CalibrationSpec
-from nas.compression.checkpoint import build_model, load_model, read_tensor
+from nas.compression.checkpoint import build_model, load_model
 from nas.compression.choose import Kept, choose
-from nas.compression.data import Batch, PackedTokens, write_token_file
+from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.evaluate import evaluate
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate
 from nas.compression.importance.listening import Recording
 from nas.compression.importance.questions import Question
-from nas.compression.importance.rounds import Stage, cut_in_rounds
-from nas.compression.layerwise import LayersInMemory
+from nas.compression.importance.rounds import choose_in_rounds
 from nas.compression.prune import cut
-from nas.compression.scores import Scores
 from nas.compression.teacher import LiveTeacher
 from nas.model_folder import ModelFolder, inspect_model_folder
 
 ROOT = Path(__file__).parents[1]
-SEEDS, SAMPLES, LENGTH, VALIDATION, QUESTIONS, THREADS = 5, 128, 128, 96, 48, 2
+SEEDS, SAMPLES, LENGTH, VALIDATION, QUESTIONS, THREADS = 5, 128, 128, 64, 48, 2
+MICRO_BATCH = 16
 TRAINING_CHARACTERS, VALIDATION_CHARACTERS = 1_000_000, 150_000
 SIZES = {"num_hidden_layers": 6, "hidden_size": 168, "intermediate_size": 384, "num_attention_heads": 4}
 WIDE_MARGIN = 0.5
@@ -119,7 +119,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.teacher: ModelFolder = inspect_model_folder(ROOT / "examples" / "demo" / "teacher")
         self.student: Architecture = self.teacher.architecture.resized(**SIZES)
-        self.model = load_model(self.teacher, CPU)
+        self.source = Source.of(self.teacher, CPU, micro_batch_size=MICRO_BATCH)
         everything = modules()
         train = _up_to(TRAINING_CHARACTERS, (each.text for each in everything if not each.in_validation))
         python = _up_to(VALIDATION_CHARACTERS, (each.text for each in everything if each.in_validation))
@@ -148,28 +148,14 @@ class Bench:
             questions.append(Question(choices, order.index(0)))
         return questions
 
-    def statistics(
-        self,
-        stage: Stage,
-        model: torch.nn.Module,
-        spec: CalibrationSpec,
-        seed: int,
-        depth: int,
-        collect: Recording | None = None,
-    ) -> Statistics:
-        layers = LayersInMemory(model, self.teacher.family, stage.architecture.num_hidden_layers)
-        plan = Plan(stage.architecture, spec, (depth,), collect)
-        source = Source(layers, stage.read, CPU, 16)
-        samples: Batch = self.train.sample(SAMPLES, seed)
-        return calibrate(plan, source, samples, Origin("", "", seed), questions=self.questions)
-
-    @cached_property
-    def whole(self) -> Stage:
-        return Stage(self.teacher.architecture, self.teacher.config, lambda name: read_tensor(self.teacher, name))
+    def statistics(self, spec: CalibrationSpec, seed: int, collect: Recording | None = None) -> Statistics:
+        plan = Plan(self.teacher.architecture, spec, (self.student.num_hidden_layers,), collect=collect)
+        samples = self.train.sample(SAMPLES, seed)
+        return calibrate(plan, self.source, samples, Origin("", "", "", seed), questions=self.questions)
 
     def loss(self, kept: Kept) -> tuple[float, float]:
         """Of the student right after the cut, in nats per token."""
-        tensors = dict(cut(self.whole.read, self.teacher.architecture, self.student, kept))
+        tensors = dict(cut(self.source.read, self.teacher.architecture, self.student, kept))
         model = build_model(self.teacher.family.config(self.teacher.config, self.student, kept.layers), tensors, CPU)
         losses = [
             evaluate(LiveTeacher(model, torch.float32, CPU), each, micro_batch_size=32).loss
@@ -178,17 +164,24 @@ class Bench:
         return losses[0], losses[1]
 
     def by_spec(self, spec: CalibrationSpec, seed: int) -> tuple[float, float]:
-        def measure(stage: Stage, target: Architecture) -> Scores:
-            model = self.model if stage is self.whole else build_model(dict(stage.config), stage.tensors, CPU)
-            asked = spec if stage is self.whole else spec.model_copy(update={"rounds": 1})
-            return self.statistics(stage, model, asked, seed, target.num_hidden_layers).scores(asked)
-
-        return self.loss(cut_in_rounds(self.whole, self.student, lambda stage: (), spec, measure))
+        found = self.statistics(spec, seed)
+        kept = choose_in_rounds(
+            self.teacher,
+            self.student,
+            spec,
+            found.scores(spec),
+            self.train.sample(SAMPLES, seed),
+            seed,
+            device=CPU,
+            micro_batch_size=MICRO_BATCH,
+            questions=self.questions,
+        )
+        return self.loss(kept)
 
     def by_aggregation(self, seed: int) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
         """One pass for all nine pairs."""
         spec = CalibrationSpec(samples=SAMPLES)
-        found = self.statistics(self.whole, self.model, spec, seed, SIZES["num_hidden_layers"], Recording(AGGREGATIONS))
+        found = self.statistics(spec, seed, Recording(AGGREGATIONS))
         for batch in AGGREGATIONS:
             for sequence in AGGREGATIONS:
                 scores = found.scores(spec.model_copy(update={"over_batch": batch, "over_sequence": sequence}))
@@ -197,6 +190,7 @@ class Bench:
 
 def main() -> None:
     torch.set_num_threads(THREADS)
+    disable_progress_bar()
     console = Console(width=100)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
@@ -208,7 +202,7 @@ def main() -> None:
             }
             for title, lines in SPECS.items()
         }
-        teacher = LiveTeacher(bench.model, torch.float32, CPU)
+        teacher = LiveTeacher(load_model(bench.teacher, CPU), torch.float32, CPU)
         whole = {name: evaluate(teacher, each, micro_batch_size=32).loss for name, each in bench.validation.items()}
     console.print(
         f"the demo teacher, {bench.teacher.architecture.label}, cut to {bench.student.label}, not retrained; loss in "

@@ -1,12 +1,15 @@
 """How importance is measured and what is cut by it: the paper's choices by default, and all that compare with them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
+from nas.architecture import Architecture
 from nas.border import Border, Count
+from nas.errors import SpecError
 
 Aggregation = Literal["mean", "l2", "var"]
 """Of a unit's values over a sequence, and of the sequences' results over all samples (P1, section 2.2)."""
@@ -60,7 +63,7 @@ class CalibrationSpec(Border):
     neurons: NeuronTap | None = Field(
         default=None,
         description="where neurons are listened to: up_output, gate_output or down_input; left out, down_input with a "
-        "gate and up_output (before the activation) without",
+        "gate and up_output (before the activation) without; with width magnitude or random, nothing",
     )
     depth: DepthMethod = Field(
         default="block_influence",
@@ -76,7 +79,8 @@ class CalibrationSpec(Border):
     depth_samples: Count | None = Field(
         default=None,
         gt=0,
-        description="how many of the samples the depth methods use that remove layers, at least 1; left out, all",
+        description="with depth perplexity or logit_mse, how many of the samples they see, at least 1, left out all; "
+        "else nothing",
     )
     questions: str | None = Field(
         default=None,
@@ -89,7 +93,10 @@ class CalibrationSpec(Border):
         "goes differs by",
     )
     rounds: Count = Field(
-        default=1, gt=0, le=64, description="in how many steps a student is cut, each with scores of its own, 1 to 64"
+        default=1,
+        gt=0,
+        le=64,
+        description="in how many steps a student is cut, each with scores of its own, 1 to 64; with depth uniform, 1",
     )
     layer_by_layer: bool = Field(
         default=False, description="false; or, where rounds is 1, true: one layer of the teacher in memory at a time"
@@ -116,6 +123,29 @@ class CalibrationSpec(Border):
         return "off" if given is False else given
 
     # What one field can only be beside others is asked of the later one, so that the error names a field.
+
+    @field_validator("neurons")
+    @classmethod
+    def _neurons_are_listened_to(cls, value: NeuronTap | None, info: ValidationInfo) -> NeuronTap | None:
+        width = info.data.get("width")
+        if value is not None and width in ("magnitude", "random"):
+            raise ValueError(f"is not possible with width {width}, which listens to nothing")
+        return value
+
+    @field_validator("depth_samples")
+    @classmethod
+    def _samples_are_seen_without_layers(cls, value: int | None, info: ValidationInfo) -> int | None:
+        depth = info.data.get("depth")
+        if value is not None and depth not in (None, "perplexity", "logit_mse"):
+            raise ValueError(f"is not possible with depth {depth}")
+        return value
+
+    @field_validator("rounds")
+    @classmethod
+    def _rounds_measure(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("depth") == "uniform":
+            raise ValueError("is not possible with depth uniform, whose layers do not depend on what is left")
+        return value
 
     @field_validator("contiguous")
     @classmethod
@@ -163,10 +193,28 @@ class CalibrationSpec(Border):
         return value
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether layers are removed one after another, each time the one whose loss changes the logits least."""
+        return self.depth == "logit_mse" and not self.contiguous
+
+    @property
     def layer_choice(self) -> LayerChoice:
         return LayerChoice(
             contiguous=self.contiguous,
             uniform=self.depth == "uniform",
             protect_first=self.protect_first_layers,
             protect_last=self.protect_last_layers,
+        )
+
+
+def check_protected(calibration: CalibrationSpec, teacher: Architecture, depths: Iterable[int]) -> None:
+    """Raises SpecError where a student of one of these numbers of layers cannot keep all that are protected."""
+    first, last = calibration.protect_first_layers, calibration.protect_last_layers
+    protected = min(first + last, teacher.num_hidden_layers)
+    shallowest = min(depths, default=protected)
+    if shallowest < protected:
+        name, value = ("first", first) if first >= last else ("last", last)
+        problem = f"leaves {protected} layers protected where a student has {shallowest}"
+        raise SpecError(
+            f"calibration.protect_{name}_layers", value, problem, "fewer protected layers, or no student so shallow"
         )

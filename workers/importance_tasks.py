@@ -4,23 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
-from nas.compression.checkpoint import build_model, config_digest, read_tensor, weights_digest
-from nas.compression.choose import Kept, choose
-from nas.compression.data import PackedTokens
+from nas.compression.choose import Kept
+from nas.compression.data import PackedTokens, load_tokenizer
 from nas.compression.device import computing_in, default_device, resolve_dtype
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate, load_scores, merge
 from nas.compression.importance.identity import Identity
 from nas.compression.importance.questions import Question, read_questions
 from nas.compression.importance.removal import Damage, Removal
-from nas.compression.importance.rounds import Stage, cut_in_rounds
+from nas.compression.importance.rounds import choose_in_rounds
 from nas.compression.importance.view import view_of
-from nas.compression.layerwise import LayersInMemory
 from nas.compression.prune import cut_folder
-from nas.compression.scores import Scores
 from nas.durable import write_text
 from nas.errors import CheckpointError, SettingError
 from nas.hub import weights_folder
@@ -36,11 +32,11 @@ def run_calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     folder = inspect_model_folder(weights_folder(spec.teacher))
     tokens = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length)
     samples = tokens.sample(spec.calibration.samples, spec.seed)
-    plan = Plan(folder.architecture, spec.calibration, spec.depths, shard=spec.shard)
+    plan = Plan(folder.architecture, spec.calibration, spec.depths, folder.sliding_layers, shard=spec.shard)
     origin = Origin.of(folder, tokens, spec.seed, _questions_file(spec.calibration))
     scores_file = attempt.path / "scores.safetensors"
     if spec.known is not None:
-        statistics, scores_file = _known(spec.known, plan.identity(origin, samples)), Path(spec.known)
+        statistics, scores_file = _known(spec.known, plan.identity(origin, samples, default_device())), Path(spec.known)
         loss = None
     else:
         source = _source(folder, spec.calibration, spec.micro_batch_size)
@@ -71,17 +67,16 @@ def run_prune(spec: Prune, attempt: AttemptFolder) -> Pruned:
     """Cuts from disk to disk, reads what it wrote, and measures its loss."""
     torch.set_num_threads(spec.resources.cpus)
     folder = inspect_model_folder(weights_folder(spec.teacher))
-    statistics = _given("--scores", spec.scores_file)
-    measured = statistics.identity.teacher_sha256, statistics.identity.config_sha256
-    if (weights_digest(folder), config_digest(folder)) != measured:
-        raise SettingError("--scores", spec.scores_file, "is of another teacher", "scores of this one")
+    statistics = _of_the_same(spec, folder)
     kept = kept_for(spec, folder, attempt, micro_batch_size=spec.micro_batch_size)
     into = attempt.path / "model"
     provenance = {**spec.provenance, "kept_layers": list(kept.layers)}
     cut_folder(folder, spec.architecture, kept, into, provenance, progress=_telling(attempt, "bytes"))
     written = inspect_model_folder(into)
     source = _source(written, spec.calibration, spec.micro_batch_size)
-    loss = _loss(source, spec.data, spec.architecture, torch.float32)
+    # In the dtype that the teacher's loss is measured in, to compare with it.
+    dtype = resolve_dtype(spec.resources.dtype, source.device)
+    loss = _loss(source, spec.data, spec.architecture, dtype)
     parameters = written.family.count(spec.architecture)
     return Pruned(
         folder=str(into),
@@ -94,39 +89,19 @@ def run_prune(spec: Prune, attempt: AttemptFolder) -> Pruned:
 
 def kept_for(spec: Trial | Prune, folder: ModelFolder, attempt: AttemptFolder, *, micro_batch_size: int) -> Kept:
     """What of the teacher stays: by the scores of the job's file, and, in further rounds, by those of what is left."""
-    calibration, teacher = spec.calibration, folder.architecture
-    scores = load_scores(Path(spec.scores_file), calibration)
-    if calibration.rounds == 1:
-        return choose(
-            scores,
-            teacher,
-            spec.architecture,
-            folder.sliding_layers,
-            calibration.layer_choice,
-            calibration.head_residual,
-        )
-    device = default_device()
     tokens = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length)
-    samples = tokens.sample(calibration.samples, spec.seed)
-    questions = _questions(folder, calibration)
-
-    def measure(stage: Stage, target: Architecture) -> Scores:
-        if stage.architecture == teacher:
-            return scores
-        model: Any = build_model(dict(stage.config), stage.tensors, device)
-        layers = LayersInMemory(model, folder.family, stage.architecture.num_hidden_layers)
-        source = Source(layers, stage.read, device, micro_batch_size)
-        plan = Plan(stage.architecture, calibration.model_copy(update={"rounds": 1}), (target.num_hidden_layers,))
-        # Of a stage that nobody else will ever see.
-        nowhere = Origin("", "", spec.seed)
-        found = calibrate(plan, source, samples, nowhere, questions=questions, progress=_telling(attempt))
-        return found.scores(plan.spec)
-
-    def sliding(stage: Stage) -> tuple[bool, ...]:
-        return folder.family.rules.sliding_layers(stage.config, stage.architecture.num_hidden_layers)
-
-    first = Stage(teacher, folder.config, lambda name: read_tensor(folder, name))
-    return cut_in_rounds(first, spec.architecture, sliding, calibration, measure)
+    return choose_in_rounds(
+        folder,
+        spec.architecture,
+        spec.calibration,
+        load_scores(Path(spec.scores_file), spec.calibration),
+        tokens.sample(spec.calibration.samples, spec.seed),
+        spec.seed,
+        device=default_device(),
+        micro_batch_size=micro_batch_size,
+        questions=_questions(folder, spec.calibration) if spec.calibration.rounds > 1 else (),
+        progress=_telling(attempt),
+    )
 
 
 # --- what they share ----------------------------------------------------------------------------------------
@@ -140,34 +115,48 @@ def _questions(folder: ModelFolder, calibration: CalibrationSpec) -> list[Questi
     file = _questions_file(calibration)
     if file is None:
         return []
-    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
-    return read_questions(file, tokenizer, folder.max_positions)
+    return read_questions(file, load_tokenizer(folder), folder.max_positions)
 
 
 def _known(path: str, wanted: Identity) -> Statistics:
     """The file's statistics. Raises SettingError, with all that differs, unless it is of exactly this calibration."""
-    known = _given("--into", path)
-    whole = wanted.model_copy(update={"shard": (0, 1)})
-    if differing := known.identity.differences(whole):
-        told = ", ".join(_difference(name, *values) for name, values in differing.items())
-        accepted = "a file that is not there yet, or the same calibration again"
-        raise SettingError("--into", path, f"holds scores of another calibration: {told}", accepted)
+    known = _given("known", path)
+    _refuse("known", path, known.identity.differences(wanted.model_copy(update={"shard": (0, 1)})))
     return known
+
+
+def _of_the_same(spec: Prune, folder: ModelFolder) -> Statistics:
+    """The statistics that a student is to be cut by. Raises SettingError unless the job would measure the same."""
+    given = _given("scores_file", spec.scores_file)
+    tokens = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length)
+    plan = Plan(folder.architecture, spec.calibration, (spec.architecture.num_hidden_layers,), folder.sliding_layers)
+    origin = Origin.of(folder, tokens, spec.seed, _questions_file(spec.calibration))
+    wanted = plan.identity(origin, tokens.sample(spec.calibration.samples, spec.seed), default_device())
+    _refuse("scores_file", spec.scores_file, given.identity.lacking(wanted))
+    return given
+
+
+def _refuse(field: str, path: str, differing: dict[str, tuple[Any, Any]]) -> None:
+    if differing:
+        told = ", ".join(_difference(name, *values) for name, values in differing.items())
+        accepted = "a file of exactly this calibration" + (", or one that is not there yet" if field == "known" else "")
+        raise SettingError(field, path, f"holds scores of another calibration: {told}", accepted)
 
 
 def _difference(name: str, theirs: object, ours: object) -> str:
     """Digests say nothing to a reader."""
     if name == "code" or name.endswith("_sha256"):
         return name.removesuffix("_sha256")
-    return f"{name} ({theirs} there, {ours} here)"
+    there, here = (", ".join(map(str, each)) or "none" if isinstance(each, tuple) else each for each in (theirs, ours))
+    return f"{name} ({there} there, {here} here)"
 
 
-def _given(option: str, path: str) -> Statistics:
+def _given(field: str, path: str) -> Statistics:
     """The user's own file."""
     try:
         return Statistics.load(Path(path))
     except CheckpointError as error:
-        raise SettingError(option, path, error.problem, "a file of scores that `topiary importance` wrote") from error
+        raise SettingError(field, path, error.problem, "a file of scores that `topiary importance` wrote") from error
 
 
 def _source(folder: ModelFolder, calibration: CalibrationSpec, micro_batch_size: int) -> Source:
@@ -180,8 +169,8 @@ def _loss(source: Source, data: DataFiles, shape: Architecture, dtype: torch.dty
     packed = PackedTokens(Path(data.validation_file), data.sequence_length)
     whole = Damage("perplexity", [Removal()])
     with computing_in(dtype, source.device):
-        for group in source.groups(packed.first(data.validation_sequences), 1, shape.hidden_size):
-            whole.measure(source.layers, group, source.micro_batch_size, lambda passed: None)
+        for portion in source.portions(packed.first(data.validation_sequences), 1, shape.hidden_size):
+            whole.measure(source.layers, portion, source.micro_batch_size, lambda passed: None)
     return whole.of(Removal())
 
 

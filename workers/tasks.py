@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
-from tokenizers import Tokenizer
 
 from nas.compression.checkpoint import (
     load_model,
@@ -16,9 +15,18 @@ from nas.compression.checkpoint import (
     write_model_folder,
     write_weights,
 )
-from nas.compression.data import Batch, PackedTokens, training_documents, validation_documents, write_token_file
+from nas.compression.choose import Kept
+from nas.compression.data import (
+    Batch,
+    PackedTokens,
+    load_tokenizer,
+    training_documents,
+    validation_documents,
+    write_token_file,
+)
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
+from nas.compression.kept_file import load_kept, save_kept
 from nas.compression.latency import Bench, measure
 from nas.compression.prune import cut
 from nas.compression.student import Distillation
@@ -52,6 +60,9 @@ from nas.spec import DataSpec, ResourcesSpec
 from workers.attempt import AttemptFolder
 from workers.importance_tasks import kept_for, run_calibrate, run_merge_scores, run_prune
 
+KEPT = "kept.safetensors"
+"""Below a trial's attempt: what of the teacher stays."""
+
 
 def run_job(attempt: AttemptFolder) -> JobResult:
     """Does what the attempt's assignment says; raises whatever goes wrong."""
@@ -82,9 +93,7 @@ def prepare_data(spec: PrepareData, attempt: AttemptFolder) -> DataPrepared:
         raise TeacherError(
             "teacher", spec.teacher, "has no eos_token_id in config.json", "a token that ends a document"
         )
-    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = load_tokenizer(folder)
     data, length = spec.data, spec.data.sequence_length
     train, validation = attempt.path / "train.bin", attempt.path / "validation.bin"
     digests: set[bytes] = set()
@@ -140,12 +149,21 @@ def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
     """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
     folder = _same_teacher(spec)
     micro_batch_size = spec.training.fitting_micro_batch(spec.data.sequence_length, folder.architecture.vocab_size)
-    kept = kept_for(spec, folder, attempt, micro_batch_size=micro_batch_size)
+    kept = _kept(spec, folder, attempt, micro_batch_size)
     with open_tensors(folder) as read:
         weights = dict(cut(read, folder.architecture, spec.architecture, kept))
     return _distil(
         spec, attempt, folder, weights, kept_layers=kept.layers, first_sequence=0, until_tokens=spec.until_tokens
     )
+
+
+def _kept(spec: Trial, folder: ModelFolder, attempt: AttemptFolder, micro_batch_size: int) -> Kept:
+    """What stays: as an earlier attempt has chosen, for its checkpoints are of that choice, else chosen now."""
+    earlier = (Path(each) / KEPT for each in reversed(attempt.assignment.earlier_folders))
+    chosen = next((file for file in earlier if file.exists()), None)
+    kept = load_kept(chosen) if chosen else kept_for(spec, folder, attempt, micro_batch_size=micro_batch_size)
+    save_kept(attempt.path / KEPT, kept)
+    return kept
 
 
 def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:

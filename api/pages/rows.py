@@ -45,7 +45,8 @@ def rows(view: SearchView, curves: Curves | None) -> list[Row]:
     """The leaderboard from the top; without curves, a row's is the line from its first loss to its last."""
     points = {row.candidate_id: _points(row, curves) for row in view.leaderboard}
     jobs = {job.candidate_id: job for job in view.jobs if job.kind == "trial"}
-    furthest = max((job.progress.total for job in jobs.values() if job.progress is not None), default=0)
+    told = [job.progress for job in jobs.values() if job.progress is not None and job.progress.unit == "tokens"]
+    furthest = max((progress.total for progress in told), default=0)
     scale = common_scale(list(points.values()), least_tokens=furthest)
     colour_of = colours(view.leaderboard)
     level = _level(view.leaderboard)

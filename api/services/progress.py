@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from api.store.curves import SearchCurves
 from api.store.records import JobRecord
+from nas.jobs import JobProgress
 from nas.spec import SearchSpec
 from nas.states import JobState
 
@@ -21,7 +22,7 @@ def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
         else:
             continue
         measured = curve[-1].tokens if curve else 0
-        says = job.progress.done if job.progress is not None and job.state is JobState.RUNNING else 0
+        says = 0 if (progress := _retraining(job)) is None else progress.done
         reached[key] = max(reached.get(key, 0), measured, says)
     return sum(reached.values())
 
@@ -35,11 +36,14 @@ def tokens_total(spec: SearchSpec, *, num_trials: int) -> int:
 
 def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
     """The pace of all trials and promotions that run now."""
-    return sum(
-        job.progress.per_second
-        for job in jobs
-        if job.state is JobState.RUNNING and job.progress is not None and job.kind in ("trial", "promotion")
-    )
+    told = [_retraining(job) for job in jobs if job.kind in ("trial", "promotion")]
+    return sum(progress.per_second for progress in told if progress is not None)
+
+
+def _retraining(job: JobRecord) -> JobProgress | None:
+    """How far a running trial or promotion says to be; what it does before it retrains is counted in something else."""
+    progress = job.progress if job.state is JobState.RUNNING else None
+    return progress if progress is not None and progress.unit == "tokens" else None
 
 
 def seconds_left(tokens: int, per_second: float) -> float | None:

@@ -10,11 +10,13 @@ from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
+from nas.calibration import check_protected
 from nas.cost import Cost, Served
 from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import ConflictError, SpecError
 from nas.hub import inspect_teacher
 from nas.model_folder import ModelFolder
+from nas.questions import question_records
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
 from nas.text import read_documents, text_files
@@ -178,15 +180,18 @@ def _checked(spec: SearchSpec) -> EnumerationView:
     if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
         problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
+    depths = {candidate.architecture.num_hidden_layers for candidate in found.candidates}
+    check_protected(spec.calibration, found.teacher, depths)
     check_texts(spec)
     return found
 
 
 def check_texts(spec: SearchSpec) -> None:
-    """Raises DataError for text, or questions, that are not there."""
+    """Raises DataError for text that is not there, and for questions of which one is none; they are all read."""
     for field, path in (("data.train", spec.data.train), ("data.validation", spec.data.validation)):
         if path is not None:
             text_files(Path(path), field=field)
             next(read_documents(Path(path), spec.data.text_field, field=field), None)
     if spec.calibration.questions is not None:
-        text_files(Path(spec.calibration.questions), field="calibration.questions")
+        for _ in question_records(Path(spec.calibration.questions)):
+            pass

@@ -18,11 +18,15 @@ from nas.compression.kernels import kernels, parse_config
 from nas.compression.weight_files import SHARD_BYTES, Rows, write_tensors
 from nas.durable import beside, flush, write_text
 from nas.errors import CheckpointError, FolderError, TeacherError
+from nas.families.parameter import HIDDEN, VOCAB
 from nas.hub import OTHER_FILES
 from nas.model_folder import ModelFolder, inspect_model_folder
 
 COPIED_FILES = ("tokenizer.json", *OTHER_FILES)
 """What is copied from the teacher: its tokenizer, and the generation config, which names what ends a text."""
+
+_ROWS_AT_ONCE = 4096
+"""How many rows of two tensors are compared at once."""
 
 
 def read_tensor(folder: ModelFolder, name: str) -> torch.Tensor:
@@ -49,8 +53,9 @@ def config_digest(folder: ModelFolder) -> str:
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
     """The folder's model with float32 weights, in evaluation mode; no code of the folder is run.
 
-    Raises TeacherError if a head is stored that differs from the embedding it should be: transformers would use it.
+    Raises TeacherError as `check_head` does.
     """
+    check_head(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder.path,
         config=parse_config(folder.config),
@@ -60,28 +65,46 @@ def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
         trust_remote_code=False,
         local_files_only=True,
     )
-    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if folder.architecture.tie_word_embeddings and not is_tied:
-        problem = "stores a head of its own where its config ties it to the embedding"
-        raise TeacherError("teacher", str(folder.path), problem, "tie_word_embeddings false, or no such head")
     loaded: torch.nn.Module = model.to(device).eval()
     return loaded
 
 
-def build_model(config: dict[str, Any], tensors: Mapping[str, torch.Tensor], device: torch.device) -> torch.nn.Module:
-    """A model of this config with these tensors as its float32 weights.
+def check_head(folder: ModelFolder) -> None:
+    """Raises TeacherError if a head is stored that differs from the embedding it should be.
 
-    Raises CheckpointError unless the tensors are exactly those of the config.
+    transformers would use it, and no student would have it.
+    """
+    names = [each.name for each in folder.family.parameters if each.dimensions == (VOCAB, HIDDEN)]
+    if not folder.architecture.tie_word_embeddings or not folder.files.keys() >= set(names):
+        return
+    embedding, head = (read_tensor(folder, name).split(_ROWS_AT_ONCE) for name in names)
+    # In float32, which holds all of the stored dtypes: the head's need not be the embedding's.
+    if not all(torch.equal(one.float(), other.float()) for one, other in zip(embedding, head, strict=True)):
+        problem = "stores a head of its own where its config ties it to the embedding"
+        raise TeacherError("teacher", str(folder.path), problem, "tie_word_embeddings false, or no such head")
+
+
+def build_model(
+    config: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    copy: bool = True,
+) -> torch.nn.Module:
+    """A model of this config with these tensors as its weights in `dtype`, in evaluation mode.
+
+    transformers takes tensors as they are: unless they are copied, those in `dtype` become the model's own, and
+    training changes the caller's. Raises CheckpointError unless they are exactly those of the config.
     """
     parsed = parse_config(config)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)]
     model, report = model_class.from_pretrained(
         None,
         config=parsed,
-        # Copies: transformers takes tensors as they are, and training would change the caller's.
-        state_dict={name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()},
-        dtype=torch.float32,
-        **kernels(config, torch.float32),
+        state_dict={name: tensor.to(dtype, copy=copy) for name, tensor in tensors.items()},
+        dtype=dtype,
+        **kernels(config, dtype),
         output_loading_info=True,
     )
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}

@@ -49,8 +49,9 @@ def _best(scores: torch.Tensor, layers: list[int], count: int, teacher: Architec
     worth = {i: math.inf if scores[i].isnan() else scores[i].item() for i in layers}
     go = sum(i not in protected and worth[i] < math.inf for i in layers)
     if go < len(layers) - count:
-        problem = f"has scores for the removal of {go} layers, not of {len(layers) - count}"
-        raise SpecError("calibration.depth", "scores", problem, "scores that were measured for so few layers")
+        problem = f"is not what the scores were measured for, which tell of {len(layers) - go} or more of these layers"
+        accepted = "scores that were measured with this number of layers in the space"
+        raise SpecError("num_hidden_layers", count, problem, accepted)
     return sorted(layers, key=lambda i: (i not in protected, -worth[i], i))[:count]
 
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from nas.durable import beside, write_text
 from nas.errors import CheckpointError
+from nas.model_folder import ModelFolder
 from nas.spec import DataSpec
 from nas.text import read_documents
 
@@ -38,6 +39,14 @@ class Batch:
         """Micro-batches of at most `size` sequences, in order."""
         for inputs_BT, targets_BT in zip(self.inputs_BT.split(size), self.targets_BT.split(size), strict=True):
             yield Batch(inputs_BT, targets_BT)
+
+
+def load_tokenizer(folder: ModelFolder) -> Tokenizer:
+    """The folder's tokenizer, which neither cuts texts short nor fills them up, whatever its file says."""
+    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def write_token_file(

@@ -9,11 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from nas.compression.checkpoint import read_tensor
-from nas.compression.kernels import kernels, parse_config
-from nas.errors import CheckpointError
+from nas.compression.checkpoint import build_model, check_head, read_tensor
 from nas.families import Family, Select
 from nas.model_folder import ModelFolder
 
@@ -104,10 +101,11 @@ class LayersOnDisk(Layers):
     """The layers of a checkpoint, of which one is in memory at a time, beside the embedding, final norm and head.
 
     Each is the layer of a model that has no other, built by transformers; no code of the folder is run. Weights are
-    held in `dtype`.
+    held in `dtype`. Raises TeacherError as `check_head` does.
     """
 
     def __init__(self, folder: ModelFolder, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        check_head(folder)
         self._folder = folder
         self._device = device
         self._dtype = dtype
@@ -146,25 +144,12 @@ class LayersOnDisk(Layers):
         if vocab_size < self._folder.architecture.vocab_size:  # These would be beyond it.
             config |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
         tensors = {
-            each.name: read_tensor(self._folder, each.source).to(self._dtype)
+            each.name: read_tensor(self._folder, each.source)
             if is_read(each)
             else torch.zeros(each.parameter.shape(shape), dtype=self._dtype)
             for each in family.selections(shape, (i,), lambda axis, layer, unit: unit)
         }
-        parsed = parse_config(config)
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)]
-        model, report = model_class.from_pretrained(
-            None,
-            config=parsed,
-            state_dict=tensors,
-            dtype=self._dtype,
-            **kernels(config, self._dtype),
-            output_loading_info=True,
-        )
-        if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
-            raise CheckpointError(f"layer {i} of {self._folder.path}", f"does not fit its config: {wrong}")
-        built: torch.nn.Module = model.to(self._device).eval()
-        return built
+        return build_model(config, tensors, self._device, self._dtype, copy=False)
 
 
 # --- stand-ins ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
-from nas.compression.checkpoint import write_model_folder
+from nas.compression.checkpoint import check_head, write_model_folder
 from nas.compression.choose import Kept
 from nas.compression.residual import partner_entries
 from nas.compression.weight_files import SHARD_BYTES, open_tensors
@@ -34,9 +34,10 @@ def cut_folder(
 ) -> None:
     """Writes the student as a folder in the teacher's dtype, piece by piece: neither needs to fit into memory.
 
-    `progress` is told the bytes written, of how many. Raises FolderError if `into` exists; the folder appears whole
-    under its name or not at all.
+    `progress` is told the bytes written, of how many. Raises FolderError if `into` exists, and TeacherError as
+    `check_head` does; the folder appears whole under its name or not at all.
     """
+    check_head(teacher)
     config = teacher.family.config(teacher.config, student, kept.layers)
     with open_tensors(teacher) as read:
         tensors = cuts(read, teacher.architecture, student, kept)
@@ -80,7 +81,8 @@ class Cut:
     """A tensor of the student, of one or two dimensions: slicing it computes those rows, in memory of their own.
 
     `stay` has for each dimension what stays of the teacher's tensor, `partners` what it takes in (see
-    `partner_entries`). Values become (value + offset) * factor - offset.
+    `partner_entries`). Values become (value + offset) * factor - offset. Raises ValueError, when made, for an entry
+    that the teacher's tensor does not have.
     """
 
     whole: torch.Tensor
@@ -88,6 +90,12 @@ class Cut:
     partners: tuple[Index, ...]
     offset: float
     factor: float
+
+    def __post_init__(self) -> None:
+        for size, stay, partners in zip(self.whole.shape, self.stay, self.partners, strict=True):
+            for index, least in ((stay, 0), (partners, -1)):
+                if index is not None and not ((index >= least) & (index < size)).all():
+                    raise ValueError(f"entries from {index.min()} to {index.max()} of a dimension that has {size}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,7 +140,7 @@ def _select(tensor: torch.Tensor, stay: Sequence[Index]) -> torch.Tensor:
     bits = tensor.detach().cpu().view(_SAME_SIZE[tensor.itemsize]).numpy()
     for position, index in enumerate(stay):
         if index is not None:
-            # No index is out of bounds; the mode that is for such is twice as fast as the one that looks.
+            # `Cut` has looked that no index is out of bounds: this mode, for such, is twice as fast as one that looks.
             bits = np.take(bits, index.numpy(), axis=position, mode="clip")
     return torch.from_numpy(bits).view(tensor.dtype)
 

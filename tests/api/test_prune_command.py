@@ -88,7 +88,9 @@ def test_scores_of_another_method_are_refused_and_nothing_stays(
     given = ["--scores", str(scores), "--into", str(tmp_path / "student")]
     assert main(["prune", demo_spec(tmp_path, text_file), *given]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "topiary: the cut failed: calibration.width: activation is not what was measured; accepted: random."
+        f"topiary: the cut failed: --scores: {scores} holds scores of another calibration: "
+        "width (random there, activation here), over_sequence (none there, mean here), "
+        "neurons (none there, down_input here); accepted: a file of exactly this calibration."
     )
     assert {path.name for path in tmp_path.iterdir()} == {"scores", "spec-0.json", "spec-1.json"}
 

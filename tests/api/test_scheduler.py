@@ -15,7 +15,7 @@ from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.errors import ConflictError
-from nas.jobs import Assignment, Calibrate, Calibrated, Export, Failure, Promotion, Trial, Update
+from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec
@@ -87,73 +87,6 @@ def test_jobs_are_handed_what_earlier_jobs_left(database: Database) -> None:
     assert export.weights == "/run/jobs/000007/attempt-1/w"
     assert export.provenance["parameters"] == seen.leaderboard[0].parameters
     assert seen.promotions[0].exported_loss == 4.5
-
-
-def sharded(database: Database, teacher_folder: Path, text_file: Path, num_shards: int) -> None:
-    """Puts a search of that name, with a calibration in shards, in the place of the one that is there."""
-    cancel(database, "tiny", NOW)
-    scheduler(database, InstantPool(succeed)).step()
-    calibration = {"samples": 8, "shards": num_shards, "over_sequence": "l2"}
-    submit(database, tiny_spec(teacher_folder, text_file, calibration=calibration), NOW)
-
-
-def test_a_calibration_runs_in_shards_that_are_added_up(
-    database: Database, teacher_folder: Path, text_file: Path
-) -> None:
-    sharded(database, teacher_folder, text_file, 3)
-    seen, pool = run(database, succeed)
-    assert seen.state == "finished"
-    specs = [assignment.spec for assignment in pool.submitted]
-    kinds = ["prepare_data", *["calibrate"] * 3, "merge_scores", *["trial"] * 4, "promotion", "export"]
-    assert [spec.kind for spec in specs] == kinds
-    shards = [spec for spec in specs if isinstance(spec, Calibrate)]
-    assert [spec.shard for spec in shards] == [(0, 3), (1, 3), (2, 3)]
-    assert {spec.depths for spec in shards} == {(3, 2)}, "as many layers as candidates have"
-    trials = [spec for spec in specs if isinstance(spec, Trial)]
-    assert {(spec.scores_file, spec.resources.dtype) for spec in trials} == {("s0+s1+s2", "bfloat16")}
-    assert {spec.calibration.over_sequence for spec in shards} == {"l2"}
-    assert {spec.calibration for spec in trials} == {shards[0].calibration}
-    assert seen.teacher_loss == 1.0, "the first shard measures it"
-    export = next(spec for spec in specs if isinstance(spec, Export))
-    assert export.provenance["merge_scores"] == {
-        "kind": "merge_scores",
-        "scores_file": "s0+s1+s2",
-        "importance_file": "i",
-    }
-
-
-def test_a_shard_that_fails_is_tried_again_alone(database: Database, teacher_folder: Path, text_file: Path) -> None:
-    sharded(database, teacher_folder, text_file, 2)
-
-    def outcome(assignment: Assignment) -> Update:
-        second = isinstance(assignment.spec, Calibrate) and assignment.spec.shard == (1, 2)
-        return fail(assignment) if second and assignment.attempt == 1 else succeed(assignment)
-
-    seen, pool = run(database, outcome)
-    assert seen.state == "finished"
-    shards = [(each.spec.shard, each.attempt) for each in pool.submitted if isinstance(each.spec, Calibrate)]
-    assert shards == [((0, 2), 1), ((1, 2), 1), ((1, 2), 2)]
-
-
-def test_shards_that_found_other_weights_end_the_search(
-    database: Database, teacher_folder: Path, text_file: Path
-) -> None:
-    sharded(database, teacher_folder, text_file, 2)
-
-    def outcome(assignment: Assignment) -> Update:
-        update = succeed(assignment)
-        if isinstance(update.result, Calibrated) and update.result.loss is None:
-            other = update.result.model_copy(update={"teacher_sha256": "def"})
-            return update.model_copy(update={"result": other})
-        return update
-
-    seen, pool = run(database, outcome)
-    assert seen.state == "failed"
-    assert seen.reason == (
-        f"teacher: {teacher_folder} had other weights for one shard of the calibration than for another; "
-        "accepted: weights that nobody changes, under another name."
-    )
-    assert {assignment.spec.kind for assignment in pool.submitted} == {"prepare_data", "calibrate"}
 
 
 def test_a_step_without_news_changes_nothing(database: Database) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from nas.calibration import PRESETS, CalibrationSpec, LayerChoice
+from nas.calibration import PRESETS, CalibrationSpec, LayerChoice, check_protected
 from nas.errors import SpecError
 from nas.jobs import Calibrate, JobSpec
 from nas.spec import SearchSpec
 from nas.spec_file import check_absolute, parse_spec
+from tests.nas.families.small import ALL
 
 FOLLOW_UP = {"preset": "follow-up", "questions": "/q.jsonl"}
 QUESTIONS = "with depth accuracy, a .jsonl file with question, choices and answer in each record; else nothing."
@@ -147,3 +148,24 @@ def test_a_record_of_before_there_were_methods_is_the_papers_calibration() -> No
     assert job.calibration == CalibrationSpec(samples=8)
     assert (job.depths, job.shard, job.known) == ((), (0, 1), None)
     assert adapter.validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"width": "random", "neurons": "up_output"}, "is not possible with width random, which listens to nothing"),
+        ({"depth_samples": 4}, "is not possible with depth block_influence"),
+        ({"depth": "uniform", "rounds": 2}, "is not possible with depth uniform"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(asked: dict[str, Any], message: str) -> None:
+    assert message in refusal(**asked).problem
+
+
+def test_more_protected_layers_than_a_student_has_are_refused() -> None:
+    teacher = ALL[0].architecture
+    check_protected(parse(protect_first_layers=1, protect_last_layers=2), teacher, [4, 3])
+    check_protected(parse(protect_first_layers=99), teacher, [4])
+    with pytest.raises(SpecError, match="leaves 3 layers protected where a student has 2") as caught:
+        check_protected(parse(protect_first_layers=1, protect_last_layers=2), teacher, [4, 2])
+    assert (caught.value.field, caught.value.value) == ("calibration.protect_last_layers", 2)

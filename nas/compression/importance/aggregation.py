@@ -10,7 +10,7 @@ import torch
 from nas.calibration import Aggregation
 from nas.compression.importance.exact_sum import ExactSum
 
-_CACHED = 2**18
+CACHED_ENTRIES = 2**18
 """So many entries stay in a core's cache between two operations on them."""
 
 
@@ -29,6 +29,25 @@ def over_sequence(values_BTX: torch.Tensor, aggregation: Aggregation) -> torch.T
     return _summed(values_BTX, lambda rows_TX, out_TX: torch.mul(rows_TX, rows_TX, out=out_TX)) / num_tokens
 
 
+def over_sparse_sequence(
+    values_RX: torch.Tensor, sequence_R: torch.Tensor, num_sequences: int, num_tokens: int, aggregation: Aggregation
+) -> torch.Tensor:
+    """As `over_sequence` of values that are 0 but at R tokens, of which `sequence_R` says the sequence."""
+    values_RX = exact_enough(values_RX).double()
+
+    def summed(each_RX: torch.Tensor) -> torch.Tensor:
+        sums_BX = each_RX.new_zeros(num_sequences, each_RX.shape[-1])
+        return sums_BX.index_add_(0, sequence_R, each_RX)
+
+    if aggregation == "mean":
+        return summed(values_RX.abs()) / num_tokens
+    if aggregation == "l2":
+        return summed(values_RX.square()).sqrt()
+    mean_BX = summed(values_RX) / num_tokens
+    zeros_B1 = num_tokens - torch.bincount(sequence_R, minlength=num_sequences)[:, None]
+    return (summed((values_RX - mean_BX[sequence_R]).square()) + zeros_B1 * mean_BX.square()) / num_tokens
+
+
 def exact_enough(values: torch.Tensor) -> torch.Tensor:
     """In float32, unless they are float64."""
     return values if values.dtype == torch.float64 else values.float()
@@ -42,7 +61,7 @@ def _summed(values_BTX: torch.Tensor, each: Callable[[torch.Tensor, torch.Tensor
     """
     num_sequences, num_tokens, num_units = values_BTX.shape
     sums_BX = torch.zeros(num_sequences, num_units, dtype=torch.float64, device=values_BTX.device)
-    piece = max(1, _CACHED // num_units) if values_BTX.device.type == "cpu" else num_tokens
+    piece = max(1, CACHED_ENTRIES // num_units) if values_BTX.device.type == "cpu" else num_tokens
     buffer_TX = torch.empty(min(piece, num_tokens), num_units, dtype=values_BTX.dtype, device=values_BTX.device)
     for sequence in range(num_sequences):
         for rows_TX in values_BTX[sequence].split(piece):

@@ -4,11 +4,8 @@ from collections import deque
 
 import torch
 
-from nas.compression.importance.aggregation import exact_enough
+from nas.compression.importance.aggregation import CACHED_ENTRIES, exact_enough
 from nas.compression.importance.exact_sum import ExactSum
-
-_CACHED = 2**18
-"""So many entries stay in a core's cache between two operations on them."""
 
 
 class Turns:
@@ -75,11 +72,11 @@ def _turned(x_BTD: torch.Tensor, x_norm_BT: torch.Tensor, y_BTD: torch.Tensor, y
     x_norm_BT, y_norm_BT = x_norm_BT.double(), y_norm_BT.double()
     product_BT = 2 * x_norm_BT * y_norm_BT
     turned_BT = (apart_BT.double().square() - (x_norm_BT - y_norm_BT).square()) / product_BT
-    return torch.where(product_BT > 0, turned_BT, 1.0)
+    return torch.where(product_BT == 0, 1.0, turned_BT)
 
 
 def _distances(x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
     """(T,): in pieces that the cache holds."""
-    rows = max(1, _CACHED // x_TD.shape[-1]) if x_TD.device.type == "cpu" else len(x_TD)
+    rows = max(1, CACHED_ENTRIES // x_TD.shape[-1]) if x_TD.device.type == "cpu" else len(x_TD)
     pieces = zip(x_TD.split(rows), y_TD.split(rows), strict=True)
     return torch.cat([torch.linalg.vector_norm(x_RD - y_RD, dim=-1) for x_RD, y_RD in pieces])

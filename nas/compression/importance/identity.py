@@ -13,10 +13,11 @@ from nas.calibration import Aggregation, DepthMethod, NeuronTap, WidthMethod
 
 
 class Identity(Border):
-    """Teacher, data, samples, method and code; `shard` is (number, of how many), from 0.
+    """Teacher, data, samples, method, code and kind of device; `shard` is (number, of how many), from 0.
 
-    `lengths` are the numbers of layers that were tried to go together. Whatever only the choice depends on
-    (aggregation over the batch, protected layers, the head residual) is not in it: one measurement serves all.
+    `lengths` are the numbers of layers that were tried to go together, or, `one_by_one`, how many went. Whatever only
+    the choice depends on (aggregation over the batch, the head residual, protected layers save one by one) is not in
+    it: one measurement serves all.
     """
 
     teacher_sha256: str
@@ -31,9 +32,11 @@ class Identity(Border):
     neurons: tuple[NeuronTap, ...]
     depth: DepthMethod
     lengths: tuple[int, ...]
-    depth_samples: int
-    protected: tuple[int, int] = (0, 0)
-    questions_sha256: str | None = None
+    one_by_one: bool
+    protected: tuple[int, int]
+    depth_samples: int | None
+    questions_sha256: str | None
+    device: str
     code: dict[str, str]
 
     def differences(self, other: "Identity") -> dict[str, tuple[Any, Any]]:
@@ -41,8 +44,19 @@ class Identity(Border):
         ours, theirs = self.model_dump(), other.model_dump()
         return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
 
+    def lacking(self, wanted: "Identity") -> dict[str, tuple[Any, Any]]:
+        """As `differences` from what is wanted for a cut: more lengths do no harm, nor does another kind of device."""
+        differing = self.differences(wanted)
+        differing.pop("device", None)
+        enough = max(wanted.lengths, default=0) <= max(self.lengths, default=0)
+        if enough if self.one_by_one else set(wanted.lengths) <= set(self.lengths):
+            differing.pop("lengths", None)
+        return differing
+
 
 _COMPUTES = (
+    "architecture.py",
+    "model_folder.py",
     "families/*.py",
     "compression/importance/*.py",
     *(f"compression/{name}.py" for name in ("checkpoint", "data", "kernels", "layerwise", "losses")),
@@ -57,7 +71,7 @@ def code_identity() -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _COMPUTES for path in folder.glob(pattern)):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
+    libraries = {name: importlib.metadata.version(name) for name in ("numpy", "torch", "transformers", "tokenizers")}
     return {"nas": digest.hexdigest(), **libraries}
 
 

@@ -1,6 +1,6 @@
 """What passes through a layer's heads, neurons, experts and norms, taken down while it runs.
 
-B sequences, T tokens, H heads, N neurons, D channels, E experts, K of them for each token.
+B sequences, T tokens, H heads, N neurons, D channels, E experts, K of them for each of M tokens, R tokens of an expert.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from nas.architecture import Architecture
 from nas.calibration import Aggregation, NeuronTap
-from nas.compression.importance.aggregation import Moments, exact_enough, over_sequence
+from nas.compression.importance.aggregation import Moments, exact_enough, over_sequence, over_sparse_sequence
 from nas.compression.layerwise import Layer
 from nas.families import Family
 
@@ -123,30 +123,37 @@ def _listen_to_neurons(layer: Layer, family: Family, tap: NeuronTap, place: str,
 
 
 def _expert_hook(recorder: Recorder, place: str, num_tokens: int) -> Hook:
-    """Computed again, expert by expert: what the module hands on is already summed over them.
+    """Computed again, expert by expert, each on its own tokens: what the module hands on is already summed over them.
 
     F_expert is the L2 norm of what an expert adds at each token, 0 at those that the router does not send to it;
     its neurons count with the router's weight.
     """
 
     def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        hidden, chosen, weights = inputs
+        hidden_MD, chosen_MK, weights_MK = inputs
+        num_sequences = len(hidden_MD) // num_tokens
         numbers: dict[str, list[torch.Tensor]] = {}
         for expert in range(len(module.gate_up_proj)):
-            weight = (weights * (chosen == expert)).sum(dim=-1, keepdim=True)
-            gate, up = F.linear(hidden, module.gate_up_proj[expert]).chunk(2, dim=-1)
-            contribution = module.act_fn(gate) * up * weight
-            values = {"down_input": contribution, "gate_output": gate * weight, "up_output": up * weight}
-            added_BT1 = torch.linalg.vector_norm(
-                exact_enough(F.linear(contribution, module.down_proj[expert])), dim=-1, keepdim=True
-            ).unflatten(0, (-1, num_tokens))
+            is_chosen_MK = chosen_MK == expert
+            rows_R = is_chosen_MK.any(dim=-1).nonzero().flatten()
+            weight_R1 = (weights_MK * is_chosen_MK)[rows_R].sum(dim=-1, keepdim=True)
+            gate_RN, up_RN = F.linear(hidden_MD[rows_R], module.gate_up_proj[expert]).chunk(2, dim=-1)
+            contribution_RN = module.act_fn(gate_RN) * up_RN * weight_R1
+            added_RD = exact_enough(F.linear(contribution_RN, module.down_proj[expert]))
+            neurons = {
+                "down_input": contribution_RN,
+                "gate_output": gate_RN * weight_R1,
+                "up_output": up_RN * weight_R1,
+            }
+            values = {f"neurons.{tap}": neurons[tap] for tap in recorder.recording.neurons}
+            values["experts"] = torch.linalg.vector_norm(added_RD, dim=-1, keepdim=True)
             for aggregation in recorder.recording.over_sequence:
-                numbers.setdefault(f"experts.{aggregation}", []).append(over_sequence(added_BT1, aggregation)[:, 0])
-                for tap in recorder.recording.neurons:
-                    values_BTN = values[tap].unflatten(0, (-1, num_tokens))
-                    of_neurons = numbers.setdefault(f"neurons.{tap}.{aggregation}", [])
-                    of_neurons.append(over_sequence(values_BTN, aggregation))
+                for name, of_rows in values.items():
+                    sequence_R = rows_R // num_tokens
+                    number_BX = over_sparse_sequence(of_rows, sequence_R, num_sequences, num_tokens, aggregation)
+                    numbers.setdefault(f"{name}.{aggregation}", []).append(number_BX)
         for name, of_experts in numbers.items():
-            recorder.add_numbers(name, place, torch.stack(of_experts, dim=1))
+            stacked_BEX = torch.stack(of_experts, dim=1)
+            recorder.add_numbers(name, place, stacked_BEX[..., 0] if name.startswith("experts") else stacked_BEX)
 
     return hook

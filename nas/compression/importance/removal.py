@@ -65,33 +65,51 @@ class Damage:
         self.whole = ExactSum.zeros()
 
     @torch.no_grad()
-    def measure(self, layers: Layers, batch: Batch, micro_batch_size: int, tick: Tick) -> None:
-        """Adds what a batch of text shows."""
+    def measure(
+        self,
+        layers: Layers,
+        batch: Batch,
+        micro_batch_size: int,
+        tick: Tick,
+        removals: Collection[Removal] | None = None,
+    ) -> None:
+        """Adds what a batch of text shows of some removals, or of all; what divides them comes with the first."""
+        removals = self.sums if removals is None else removals
+        is_first = next(iter(self.sums)) in removals
         batches = list(batch.split(micro_batch_size))
         inputs = [each.inputs_BT for each in batches]
         if self.method == "perplexity":
-            for removal, position, states_BTD in without(layers, inputs, self.sums, tick):
+            for removal, position, states_BTD in without(layers, inputs, removals, tick):
                 losses_BT = cross_entropy_BT(layers.logits(states_BTD), batches[position].targets_BT)
                 self.sums[removal].add_each(losses_BT.double().sum(dim=-1).cpu())
-            self.whole.add(torch.tensor(batch.inputs_BT.numel(), dtype=torch.float64))
+            if is_first:
+                self.whole.add(torch.tensor(batch.inputs_BT.numel(), dtype=torch.float64))
             return
-        ends = [*without(layers, inputs, {*self.sums, Removal()}, tick)]
-        full = {position: states_BTD for removal, position, states_BTD in ends if not removal}
-        for position in range(len(batches)):
-            full_BTV = layers.logits(full[position])
-            self.whole.add_each(full_BTV.double().square().sum(dim=(1, 2)).cpu())
-            for removal, of_batch, states_BTD in ends:
-                if of_batch == position and removal in self.sums:
-                    change_BTV = layers.logits(states_BTD).double() - full_BTV
+        ends = [*without(layers, inputs, [*removals, Removal()], tick)]
+        full = [states_BTD for removal, _, states_BTD in ends if not removal]
+        for position, states_BTD in enumerate(full):
+            full_BTV = layers.logits(states_BTD)
+            if is_first:
+                self.whole.add_each(full_BTV.double().square().sum(dim=(1, 2)).cpu())
+            for removal, of_batch, changed_BTD in ends:
+                if of_batch == position and removal:
+                    change_BTV = layers.logits(changed_BTD).double() - full_BTV
                     self.sums[removal].add_each(change_BTV.square().sum(dim=(1, 2)).cpu())
 
     @torch.no_grad()
-    def ask(self, layers: Layers, some: Questions, tick: Tick) -> None:
-        """Adds what questions show."""
-        for removal, _, states_BTD in without(layers, [some.tokens_BT], self.sums, tick):
-            wrong = some.wrong(layers.logits(states_BTD))
-            self.sums[removal].add(torch.tensor(wrong, dtype=torch.float64))
-        self.whole.add(torch.tensor(len(some.questions), dtype=torch.float64))
+    def ask(
+        self, layers: Layers, some: Questions, micro_batch_size: int, tick: Tick, removals: Collection[Removal]
+    ) -> None:
+        """Adds what questions show of some removals."""
+        pieces = some.tokens_BT.split(micro_batch_size)
+        losses: dict[Removal, list[torch.Tensor]] = {removal: [] for removal in removals}
+        for removal, position, states_BTD in without(layers, pieces, removals, tick):
+            logits_BTV = layers.logits(states_BTD)
+            losses[removal].append(cross_entropy_BT(logits_BTV[:, :-1], pieces[position][:, 1:]))
+        for removal, of_pieces in losses.items():
+            self.sums[removal].add(torch.tensor(some.wrong_by(torch.cat(of_pieces)), dtype=torch.float64))
+        if next(iter(self.sums)) in removals:
+            self.whole.add(torch.tensor(len(some.questions), dtype=torch.float64))
 
     def of(self, removal: Removal) -> float:
         return float(self.sums[removal].value / self.whole.value)

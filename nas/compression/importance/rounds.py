@@ -1,6 +1,6 @@
 """Cutting in several rounds, each with scores of what the one before has left (P1, section 2.2, table 14)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +8,18 @@ import torch
 
 from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
+from nas.compression.checkpoint import build_model, read_tensor
 from nas.compression.choose import Kept, choose, folded_heads, ranked
-from nas.compression.importance.plan import size_after
+from nas.compression.data import Batch
+from nas.compression.importance.calibrate import Source, calibrate
+from nas.compression.importance.plan import Origin, Plan, size_after
+from nas.compression.importance.questions import Question
 from nas.compression.importance.weights import Read
+from nas.compression.layerwise import LayersInMemory
 from nas.compression.prune import cut
 from nas.compression.scores import Scores
 from nas.families import family_named
+from nas.model_folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,12 @@ class Stage:
     config: Mapping[str, Any]
     read: Read
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def sliding(self) -> tuple[bool, ...]:
+        """For every layer, whether it attends to a window only."""
+        rules = family_named(self.architecture.family).rules
+        return rules.sliding_layers(self.config, self.architecture.num_hidden_layers)
 
 
 Measure = Callable[[Stage, Architecture], Scores]
@@ -55,27 +67,56 @@ def shape_after(teacher: Architecture, student: Architecture, done: int, rounds:
     return before.resized(**others)
 
 
-def cut_in_rounds(
-    teacher: Stage,
+def choose_in_rounds(
+    teacher: ModelFolder,
     student: Architecture,
-    sliding: Callable[[Stage], tuple[bool, ...]],
     spec: CalibrationSpec,
-    measure: Measure,
+    scores: Scores,
+    samples: Batch,
+    seed: int,
+    *,
+    device: torch.device,
+    micro_batch_size: int,
+    questions: Sequence[Question] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Kept:
+    """What of the teacher stays: by its `scores`, and in further rounds by those of what is left, in memory."""
+    family = teacher.family
+    first = Stage(teacher.architecture, teacher.config, lambda name: read_tensor(teacher, name))
+
+    def measure(stage: Stage, target: Architecture) -> Scores:
+        if stage is first:
+            return scores
+        num_layers = stage.architecture.num_hidden_layers
+        once = spec.model_copy(update={"rounds": 1, "shards": 1})
+        plan = Plan(stage.architecture, once, (target.num_hidden_layers,), stage.sliding)
+        layers = LayersInMemory(build_model(dict(stage.config), stage.tensors, device), family, num_layers)
+        source = Source(layers, stage.read, device, micro_batch_size)
+        # Nobody else will ever see this stage, or ask where its scores are from.
+        nowhere = Origin("", "", "", seed)
+        return calibrate(plan, source, samples, nowhere, questions=questions, progress=progress).scores(once)
+
+    return cut_in_rounds(first, student, spec, measure)
+
+
+def cut_in_rounds(teacher: Stage, student: Architecture, spec: CalibrationSpec, measure: Measure) -> Kept:
     """What of the teacher stays after all rounds; with one round what `choose` says.
 
-    Only the last cut folds heads, by an order in which those that went in an earlier round come after those of a
-    later one.
+    A round that rounding leaves nothing to is passed over. Only the last cut folds heads, by an order in which those
+    that went in an earlier round come after those of a later one.
     """
     left, stage = _Left(teacher.architecture), teacher
     for done in range(spec.rounds):
         target = shape_after(teacher.architecture, student, done + 1, spec.rounds)
+        if target == stage.architecture:
+            continue
         scores = measure(stage, target)
-        kept = choose(scores, stage.architecture, target, sliding(stage), spec.layer_choice)
+        kept = choose(scores, stage.architecture, target, stage.sliding, spec.layer_choice)
         left.score(scores.heads, spec.rounds - 1 - done)
         left.keep(kept)
-        if done + 1 < spec.rounds:
-            stage = _cut(stage, target, kept)
+        if target == student:
+            break
+        stage = _cut(stage, target, kept)
     return left.kept(student, spec)
 
 

@@ -1,6 +1,7 @@
 """What a calibration measured, before it is one score for each unit: sums that merge, and know their origin."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nas.compression.checkpoint import read_weights
 from nas.compression.importance.aggregation import Moments
 from nas.compression.importance.exact_sum import ExactSum
 from nas.compression.importance.identity import Identity, parse_identity
-from nas.compression.importance.weights import random_scores
+from nas.compression.importance.weights import empty_scores, random_scores
 from nas.compression.scores import Scores
 from nas.durable import beside
 from nas.errors import CheckpointError, SpecError
@@ -42,7 +43,10 @@ class Statistics:
     weights: dict[str, torch.Tensor]
 
     def scores(self, spec: CalibrationSpec) -> Scores:
-        """One score for each unit, as `spec` says. Raises SpecError for what was not measured."""
+        """One score for each unit, as `spec` says. Raises SpecError for what was not measured.
+
+        Raises CheckpointError for statistics that are not of this architecture.
+        """
         self._check(spec)
         shape, seed = self.architecture, self.identity.seed
         width = vars(random_scores(shape, seed)) if spec.width == "random" else self._width(spec)
@@ -52,8 +56,13 @@ class Statistics:
         elif spec.depth in ("random", "uniform"):
             layers = random_scores(shape, seed).layers
         else:
-            layers = stretches[0] if self.order.isnan().all() else self.order
-        return Scores(**{**width, "layers": layers, "stretches": stretches})
+            layers = self.order if spec.one_by_one else stretches[0]
+        scores = Scores(**{**width, "layers": layers, "stretches": stretches})
+        for axis, values in vars(empty_scores(shape)).items():
+            if getattr(scores, axis).shape != values.shape:
+                found, expected = tuple(getattr(scores, axis).shape), tuple(values.shape)
+                raise CheckpointError("the file of scores", f"has {axis} as {found} where {expected} belongs")
+        return scores
 
     def _width(self, spec: CalibrationSpec) -> dict[str, torch.Tensor]:
         axes = ("heads", "neurons", "experts", "channels")
@@ -77,11 +86,17 @@ class Statistics:
     def _check(self, spec: CalibrationSpec) -> None:
         """Raises SpecError if the spec asks for something else than was measured."""
         identity = self.identity
-        asked = {"width": spec.width, "depth": spec.depth}
-        measured = {"width": identity.width, "depth": identity.depth}
-        for name, value in asked.items():
-            if value != measured[name]:
-                raise SpecError(f"calibration.{name}", value, "is not what was measured", measured[name])
+        for name in ("width", "depth"):
+            asked, measured = getattr(spec, name), getattr(identity, name)
+            if asked != measured:
+                raise SpecError(f"calibration.{name}", asked, "is not what was measured", measured)
+        if spec.one_by_one != identity.one_by_one:
+            accepted = str(spec.one_by_one).lower()
+            raise SpecError("calibration.contiguous", spec.contiguous, "is not what was measured", accepted)
+        protected = (spec.protect_first_layers, spec.protect_last_layers)
+        if spec.one_by_one and protected != identity.protected:
+            value, accepted = (f"{first} first and {last} last" for first, last in (protected, identity.protected))
+            raise SpecError("calibration.protect_first_layers", value, "are not what was measured", accepted)
         if identity.width in ("activation", "wanda"):
             if spec.over_sequence not in identity.over_sequence:
                 known = ", ".join(identity.over_sequence)
@@ -102,24 +117,30 @@ class Statistics:
         }
         for name, moments in self.moments.items():
             tensors |= {f"moments.{name}.{part}": tensor for part, tensor in moments.parts()}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         about = {
+            "sha256": _digest(tensors),
             "identity": self.identity.model_dump_json(),
             "architecture": self.architecture.model_dump_json(),
             "sequences": str(self.sequences),
         }
         with beside(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=about)
+            save_file(tensors, partial, metadata=about)
             partial.chmod(0o644)  # safetensors leaves it to its owner alone.
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Raises CheckpointError for a file that is damaged or is something else."""
+        """Raises CheckpointError for a file that is damaged, of another version, or something else."""
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator.
         except (OSError, SafetensorError) as error:
             raise CheckpointError(path, f"cannot be read ({error})") from error
+        if "identity" not in about:
+            raise CheckpointError(path, "is not a file of scores")
+        if about.get("sha256") != _digest(tensors):
+            raise CheckpointError(path, "is damaged: its content is not what was written")
         try:
             firsts = [name for name in tensors if name.endswith(".first.high")]
             names = [name.removeprefix("moments.").removesuffix(".first.high") for name in firsts]
@@ -138,7 +159,16 @@ class Statistics:
                 },
             )
         except (LookupError, ValueError) as error:
-            raise CheckpointError(path, f"is not a file of scores ({error})") from error
+            problem = "is of another version of Topiary, whose scores do not compare; measure them anew"
+            raise CheckpointError(path, problem) from error
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """One SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _moments(tensors: dict[str, torch.Tensor], name: str) -> Moments:

@@ -2,24 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from nas.compression.checkpoint import (
     COPIED_FILES,
     build_model,
+    check_head,
     load_model,
     own_tensors,
     read_tensor,
     write_model_folder,
 )
-from nas.errors import CheckpointError, FolderError
+from nas.compression.choose import choose
+from nas.compression.prune import cut_folder
+from nas.errors import CheckpointError, FolderError, TeacherError
 from nas.model_folder import ModelFolder, inspect_model_folder
+from tests.nas.families.small import random_scores
 
 CPU = torch.device("cpu")
 INPUTS = torch.arange(12).view(2, 6)
@@ -130,6 +135,46 @@ def test_a_config_cannot_choose_the_code_that_runs(teacher: ModelFolder, tmp_pat
     model: Any = load_model(inspected, CPU)
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model(INPUTS).logits, load_model(teacher, CPU)(INPUTS).logits)
+
+
+def with_head(teacher: ModelFolder, folder: Path, change: float, dtype: torch.dtype) -> ModelFolder:
+    """The teacher, which ties its head, with a stored one whose last entry is changed."""
+    shutil.copytree(teacher.path, folder)
+    tensors = tensors_of(teacher)
+    head = tensors["model.embed_tokens.weight"].to(dtype, copy=True)
+    head[-1, -1] += change
+    save_file({**tensors, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    return inspect_model_folder(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_stored_head_is_the_embedding_that_it_is_tied_to(
+    dtype: torch.dtype, teacher: ModelFolder, tmp_path: Path
+) -> None:
+    check_head(with_head(teacher, tmp_path / "same", 0.0, dtype))
+    other = with_head(teacher, tmp_path / "other", 1.0, dtype)
+    shape = teacher.architecture
+    kept = choose(random_scores(shape, seed=0), shape, shape)
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: check_head(other),
+        lambda: load_model(other, CPU),
+        lambda: cut_folder(other, shape, kept, tmp_path / "student", {}),
+    )
+    for use in uses:
+        with pytest.raises(TeacherError, match="stores a head of its own where its config ties it to the embedding"):
+            use()
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_has_its_dtype_and_the_tensors_themselves_only_if_asked(
+    dtype: torch.dtype, teacher: ModelFolder
+) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(teacher).items()}
+    for copy in (True, False):
+        norm = build_model(teacher.config, tensors, CPU, dtype, copy=copy).get_parameter("model.norm.weight")
+        assert norm.dtype == dtype
+        assert (norm.data_ptr() == tensors["model.norm.weight"].data_ptr()) == (not copy)
 
 
 def test_tied_head_is_not_stored(teacher: ModelFolder) -> None:

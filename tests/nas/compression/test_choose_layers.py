@@ -114,7 +114,7 @@ def test_what_was_not_measured_is_refused() -> None:
     one_by_one = scores_with([nan, 0, nan, 1, nan, nan, nan, nan])
     assert choose(one_by_one, 6, LayerChoice()) == (0, 2, 4, 5, 6, 7)
     assert choose(one_by_one, 7, LayerChoice()) == (0, 2, 3, 4, 5, 6, 7)
-    with pytest.raises(SpecError, match="has scores for the removal of 2 layers, not of 3"):
+    with pytest.raises(SpecError, match="5 is not what the scores were measured for, which tell of 6 or more"):
         choose(one_by_one, 5, LayerChoice())
 
 

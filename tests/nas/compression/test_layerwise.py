@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from nas.compression.checkpoint import load_model
 from nas.compression.kernels import kernels
 from nas.compression.layerwise import Layer, Layers, LayersInMemory, LayersOnDisk
+from nas.errors import TeacherError
 from nas.model_folder import INDEX, WHOLE, ModelFolder, inspect_model_folder
 from tests.nas.families.small import ALL, Variant, built
 from tests.nas.families.test_checkpoints import save
@@ -86,6 +87,21 @@ def test_weights_are_held_in_the_dtype_that_is_asked_for(name: str, dtype: torch
     logits_BTV = on_disk.logits(states_of(on_disk, TOKENS)[-1])
     assert logits_BTV.dtype == dtype
     assert torch.equal(logits_BTV, at_once(model, TOKENS))
+
+
+def test_on_disk_a_tied_head_is_not_another_than_the_embedding(tmp_path: Path) -> None:
+    """It would be left out without a word, where the loaded model uses it."""
+    folder = save(BY_NAME["gpt2-0"], tmp_path)
+    stored = load_file(tmp_path / WHOLE)
+    for name in ("same", "other"):
+        head = stored["transformer.wte.weight"].clone()
+        head[3, 5] += name == "other"
+        save_file({**stored, "lm_head.weight": head}, tmp_path / WHOLE, metadata={"format": "pt"})
+        folder = inspect_model_folder(tmp_path)
+        if name == "same":
+            assert LayersOnDisk(folder, CPU).num_layers == 4
+    with pytest.raises(TeacherError, match="stores a head of its own where its config ties it to the embedding"):
+        LayersOnDisk(folder, CPU)
 
 
 # --- what is held -------------------------------------------------------------------------------------------

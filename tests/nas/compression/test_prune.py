@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nas.architecture import Architecture
 from nas.compression.choose import Kept, choose
-from nas.compression.prune import cut, cut_folder
+from nas.compression.prune import Cut, Index, cut, cut_folder
 from nas.compression.weight_files import open_tensors, write_tensors
 from nas.families.llama import LLAMA
 from nas.model_folder import ModelFolder, inspect_model_folder
@@ -158,6 +158,29 @@ def test_equal_scores_keep_the_first_in_order() -> None:
     kept = choose(scores, whole, whole.model_copy(update={"hidden_size": 6, "num_hidden_layers": 3}))
     assert kept.channels.tolist() == [0, 1, 2, 3, 4, 5]
     assert kept.layers == (0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("stay", "partners"),
+    [
+        ((torch.tensor([0, 4]), None), (None, None)),
+        ((None, torch.tensor([2, 3])), (None, None)),
+        ((torch.tensor([-1, 0]), None), (None, None)),
+        ((torch.tensor([0, 1]), None), (torch.tensor([-1, 4]), None)),
+        ((torch.tensor([0, 1]), None), (torch.tensor([-2, 3]), None)),
+    ],
+)
+def test_what_the_teacher_does_not_have_cannot_stay(stay: tuple[Index, ...], partners: tuple[Index, ...]) -> None:
+    with pytest.raises(ValueError, match=r"entries from .* of a dimension that has [34]"):
+        Cut(torch.rand(4, 3), stay, partners, 0.0, 1.0)
+
+
+def test_what_it_has_may_stay_all_or_none_of_it() -> None:
+    whole = torch.rand(4, 3)
+    cut_out = Cut(whole, (torch.tensor([0, 3]), torch.tensor([2])), (torch.tensor([-1, 2]), None), 0.0, 1.0)
+    expected = torch.stack([whole[0, 2:], 2 * whole[3, 2:] - whole[2, 2:]])
+    torch.testing.assert_close(cut_out[:], expected)
+    assert Cut(whole, (torch.tensor([], dtype=torch.int64), None), (None, None), 0.0, 1.0)[:].shape == (0, 3)
 
 
 # --- folders ------------------------------------------------------------------------------------------------

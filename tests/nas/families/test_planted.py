@@ -30,7 +30,7 @@ def scores_of(variant: Variant, model: Any) -> Scores:
     layers = LayersInMemory(model, variant.family, shape.num_hidden_layers)
     source = Source(layers, own_tensors(model).__getitem__, torch.device("cpu"))
     samples = Batch(TOKENS[:, :-1], TOKENS[:, 1:])
-    return calibrate(Plan(shape, spec), source, samples, Origin("", "", 0)).scores(spec)
+    return calibrate(Plan(shape, spec), source, samples, Origin("", "", "", 0)).scores(spec)
 
 
 def linear_maps(module: torch.nn.Module) -> list[Any]:

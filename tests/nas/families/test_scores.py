@@ -146,7 +146,7 @@ def tapped_norms(variant: Variant) -> list[str]:
 
 AGGREGATIONS: tuple[Aggregation, ...] = ("mean", "l2", "var")
 PAIRS = [(sequence, batch) for sequence in AGGREGATIONS for batch in AGGREGATIONS]
-ORIGIN = Origin("teacher", "tokens", seed=0)
+ORIGIN = Origin("teacher", "config", "tokens", seed=0)
 
 
 def measured(

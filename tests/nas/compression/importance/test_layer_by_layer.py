@@ -22,11 +22,13 @@ CPU = torch.device("cpu")
 def measured(variant: Variant, source: Source, told: list[int] | None = None, **spec: Any) -> Statistics:
     plan = Plan(variant.architecture, CalibrationSpec.model_validate(spec), (2,))
     progress = [] if told is None else told
-    return calibrate(plan, source, SAMPLES, Origin("", "", 0), progress=lambda done, total: progress.append(done))
+    return calibrate(plan, source, SAMPLES, Origin("", "", "", 0), progress=lambda done, total: progress.append(done))
 
 
 def same(ours: Statistics, theirs: Statistics, **spec: Any) -> None:
     asked = CalibrationSpec.model_validate(spec)
+    assert theirs.scores(asked).layers.isfinite().all() or asked.contiguous
+    assert not theirs.scores(asked).stretches.isnan().all()
     for name, values in vars(theirs.scores(asked)).items():
         assert torch.equal(getattr(ours.scores(asked), name).nan_to_num(-1), values.nan_to_num(-1)), name
 

@@ -1,22 +1,24 @@
 """Questions: read as a user writes them, answered as a plain loop over single choices would."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from nas.calibration import CalibrationSpec
 from nas.compression.checkpoint import load_model, read_tensor
-from nas.compression.data import Batch
+from nas.compression.data import Batch, load_tokenizer
 from nas.compression.importance import Origin, Plan, Source, calibrate, merge
 from nas.compression.importance.questions import Question, Questions, in_batches, read_questions
 from nas.compression.layerwise import LayersInMemory
 from nas.errors import DataError
 from nas.model_folder import ModelFolder, inspect_model_folder
 
+CPU = torch.device("cpu")
 TEACHER = Path("examples/demo/teacher")
 RECORDS: list[dict[str, Any]] = [
     {"question": "import os\nimport ", "choices": ["sys\n", "the\n", "))\n"], "answer": 0},
@@ -34,7 +36,7 @@ def teacher() -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
+    return load_tokenizer(inspect_model_folder(TEACHER))
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_accuracy_without_each_layer_is_that_of_single_choices(
     def measured(shard: tuple[int, int]) -> Any:
         plan = Plan(teacher.architecture, spec, (6,), shard=shard)
         samples = Batch(tokens[:, :-1], tokens[:, 1:])
-        return calibrate(plan, source, samples, Origin("", "", 0), questions=questions)
+        return calibrate(plan, source, samples, Origin("", "", "", 0), questions=questions)
 
     expected = [sum(is_wrong(model, tokenizer, record, i) for record in RECORDS) / 5 for i in range(8)]
     assert measured((0, 1)).scores(spec).layers.tolist() == pytest.approx(expected)
@@ -89,37 +91,98 @@ def test_the_ending_alone_is_scored_where_there_is_one(tokenizer: Tokenizer, fil
         assert tokenizer.decode(list(tokens[-scored:])) == " None:\n", choice
 
 
-def wrong_alone(question: Question, logits: torch.Tensor) -> int:
-    alone = Questions.of([question], torch.device("cpu"))
-    return alone.wrong(logits[:, : alone.tokens_BT.shape[1]])
-
-
 def test_padding_is_not_scored(tokenizer: Tokenizer, file: Path) -> None:
     questions = read_questions(file, tokenizer, None)
-    (batch,) = in_batches(questions, 9, torch.device("cpu"))
-    logits = torch.randn(*batch.tokens_BT.shape, 2000, generator=torch.Generator().manual_seed(0))
-    one_by_one = sum(
-        wrong_alone(question, logits[row : row + len(question.choices)])
-        for row, question in zip((0, 3, 6, 8, 10), questions, strict=True)
-    )
-    assert batch.wrong(logits) == one_by_one
+    (batch,) = in_batches(questions, 9, CPU)
+    losses_BT = torch.rand(batch.tokens_BT[:, 1:].shape, generator=torch.Generator().manual_seed(0))
+
+    def alone(question: Question, row: int) -> float:
+        by_itself = Questions.of([question], CPU)
+        return by_itself.wrong_by(losses_BT[row : row + len(question.choices), : by_itself.tokens_BT.shape[1] - 1])
+
+    one_by_one = sum(map(alone, questions, (0, 3, 5, 7, 9)))
+    assert batch.wrong_by(losses_BT) == one_by_one
+    assert 0 < one_by_one < len(questions)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_answers_nothing(loss: float) -> None:
+    questions = Questions.of([Question((((5, 6, 7), 1), ((5, 6, 8, 9), 2)), 0)], CPU)
+    losses_BT = torch.tensor([[loss, 1.0, loss], [loss, 1.0, 1.0]])
+    assert questions.wrong_by(losses_BT) == 0, "neither what is given nor padding is needed"
+    for row, token in ((0, 1), (1, 1), (1, 2)):
+        needed_BT = losses_BT.clone()
+        needed_BT[row, token] = loss
+        assert math.isnan(questions.wrong_by(needed_BT))
+
+
+# --- what tokenizers do of themselves -----------------------------------------------------------------------
+
+
+WORDS = ["[BOS]", "[EOS]", "[UNK]", "the", "tests", "pass", "fail", "."]
+
+
+def saved(folder: Path, around: str = "$A", *, cut: bool = False, filled: bool = False) -> ModelFolder:
+    """The demo's teacher with a tokenizer of words, which has this put `around` a text."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["[BOS]", "[EOS]"])
+    tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=[("[BOS]", 0), ("[EOS]", 1)])
+    if cut:
+        tokenizer.enable_truncation(8)
+    if filled:
+        tokenizer.enable_padding(length=16)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).symlink_to((TEACHER / name).absolute())
+    return inspect_model_folder(folder)
+
+
+def read_one(folder: ModelFolder, question: str, choices: list[str], ending: str = "") -> Question:
+    path = folder.path / "questions.jsonl"
+    path.write_text(json.dumps({"question": question, "choices": choices, "answer": 0, "ending": ending}))
+    (found,) = read_questions(path, load_tokenizer(folder), None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("around", "before"), [("$A", 0), ("[BOS] $A", 1), ("$A [EOS]", 0), ("[BOS] $A [EOS]", 1), ("[BOS] [BOS] $A", 2)]
+)
+def test_what_begins_a_text_is_kept_and_what_ends_it_is_not_scored(around: str, before: int, tmp_path: Path) -> None:
+    folder = saved(tmp_path, around)
+    begin = (0,) * before
+    scored = read_one(folder, "the tests", [" pass", " fail ."])
+    assert scored.choices == (((*begin, 3, 4, 5), 1), ((*begin, 3, 4, 6, 7), 2))
+    scored = read_one(folder, "the tests", [" pass", " fail"], " .")
+    assert scored.choices == (((*begin, 3, 4, 5, 7), 1), ((*begin, 3, 4, 6, 7), 1))
+    # Special tokens that the text itself names are its own.
+    scored = read_one(folder, "[BOS] the tests", [" pass", " fail [EOS]"])
+    assert scored.choices == (((*begin, 0, 3, 4, 5), 1), ((*begin, 0, 3, 4, 6, 1), 2))
+
+
+def test_the_first_token_is_scored_where_something_begins_the_text(tmp_path: Path) -> None:
+    assert read_one(saved(tmp_path, "[BOS] $A"), "", ["pass", "fail ."]).choices == (((0, 5), 1), ((0, 6, 7), 2))
+
+
+@pytest.mark.parametrize("asks", [{"cut": True}, {"filled": True}, {"cut": True, "filled": True}])
+def test_no_tokenizer_cuts_questions_short_or_fills_them_up(asks: dict[str, bool], tmp_path: Path) -> None:
+    found = read_one(saved(tmp_path, "[BOS] $A [EOS]", **asks), "the tests " * 5, ["pass", "fail . ."])
+    given = (0, *(3, 4) * 5)
+    assert found.choices == (((*given, 5), 1), ((*given, 6, 7, 7), 3))
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"line 1 is not a question \(Expecting property name"),
         ("[]", "line 1 is not a question"),
-        ('{"question": "a", "choices": ["b"], "answer": 0}', "is not a question"),
-        ('{"question": "a", "choices": ["b", "c"], "answer": 2}', "is not a question"),
-        ('{"question": "a", "choices": ["b", "c"], "answer": true}', "is not a question"),
-        ('{"question": "a", "choices": ["b", 3], "answer": 0}', "is not a question"),
-        ('{"question": "a", "choices": ["", "c"], "answer": 0}', "has a choice without a token of its own"),
+        ('{"question": "", "choices": ["b", "c"], "answer": 0}', "has a choice without a token of its own"),
         ('{"question": "' + "word " * 600 + '", "choices": ["b", "c"], "answer": 0}', "where the model was made for"),
-        ("", "holds no question"),
     ],
 )
-def test_what_is_no_question_is_named_by_its_line(
+def test_what_cannot_be_asked_is_named_by_its_line(
     tmp_path: Path, tokenizer: Tokenizer, line: str, message: str
 ) -> None:
     path = tmp_path / "q.jsonl"
@@ -127,5 +190,3 @@ def test_what_is_no_question_is_named_by_its_line(
     with pytest.raises(DataError, match=message) as raised:
         read_questions(path, tokenizer, 256)
     assert raised.value.field == "calibration.questions"
-    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\)"):
-        read_questions(tmp_path / "none.jsonl", tokenizer, 256)

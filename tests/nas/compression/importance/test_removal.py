@@ -10,6 +10,7 @@ import torch
 
 from nas.calibration import CalibrationSpec
 from nas.compression.checkpoint import own_tensors
+from nas.compression.choose import choose
 from nas.compression.data import Batch
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate
 from nas.compression.importance.removal import Damage, num_passes, without
@@ -18,7 +19,8 @@ from tests.nas.families.small import ALL, Variant, built
 
 TOKENS = torch.randint(0, 40, (5, 9), generator=torch.Generator().manual_seed(7))
 INPUTS, TARGETS = TOKENS[:, :-1], TOKENS[:, 1:]
-SOME = [ALL[0], *(variant for variant in ALL if str(variant) in ("gemma2-0", "gpt2-0", "mixtral-0", "gpt_neox-0"))]
+SOME = [variant for variant in ALL if str(variant) in ("llama-0", "gemma2-0", "gpt2-0", "mixtral-0", "gpt_neox-0")]
+WITH_TYPES = [variant for variant in ALL if variant.architecture.has_layer_types]
 
 
 @torch.no_grad()
@@ -40,12 +42,18 @@ def change_of(logits: torch.Tensor, full: torch.Tensor) -> float:
     return ((logits - full).square().sum() / full.square().sum()).item()
 
 
+def sliding_of(variant: Variant) -> tuple[bool, ...]:
+    return variant.family.rules.sliding_layers(variant.config, variant.architecture.num_hidden_layers)
+
+
 def measured(variant: Variant, model: Any, depths: tuple[int, ...], **spec: Any) -> Statistics:
-    plan = Plan(variant.architecture, CalibrationSpec.model_validate(spec), depths)
+    plan = Plan(variant.architecture, CalibrationSpec.model_validate(spec), depths, sliding_of(variant))
     layers = LayersInMemory(model, variant.family, variant.architecture.num_hidden_layers)
     source = Source(layers, own_tensors(model).__getitem__, torch.device("cpu"), micro_batch_size=2)
     told: list[tuple[int, int]] = []
-    found = calibrate(plan, source, Batch(INPUTS, TARGETS), Origin("", "", 0), progress=lambda *now: told.append(now))
+    found = calibrate(
+        plan, source, Batch(INPUTS, TARGETS), Origin("", "", "", 0), progress=lambda *now: told.append(now)
+    )
     assert told[-1][0] == told[-1][1]
     assert told == sorted(told)
     return found
@@ -75,15 +83,23 @@ def test_stretches_are_tried_without_all_of_their_layers(variant: Variant, depth
     assert scores.stretches[0].isnan().all()
 
 
-@pytest.mark.parametrize("variant", SOME, ids=str)
+@pytest.mark.parametrize("variant", [*SOME, *WITH_TYPES[1:]], ids=str)
 def test_layers_go_one_by_one_in_the_order_of_plain_search(variant: Variant) -> None:
     model, gone = built(variant.config), list[int]()
     full = logits_without(variant, model, [])
+    slides, whole = sliding_of(variant), variant.architecture
+    stays_sliding = whole.resized(num_hidden_layers=1).num_sliding_layers == 1
     while len(gone) < 3:
         others = [i for i in range(4) if i not in gone]
+        if whole.has_layer_types and sum(slides[i] == stays_sliding for i in others) == 1:
+            # The last of the type that the one layer of the student is of has to stay.
+            others = [i for i in others if slides[i] != stays_sliding]
         gone.append(min(others, key=lambda i: change_of(logits_without(variant, model, [*gone, i]), full)))
     scores = measured(variant, model, (1, 3), depth="logit_mse").scores(CalibrationSpec(depth="logit_mse"))
     assert scores.layers.nan_to_num(9).argsort().tolist()[:3] == gone
+    for depth in (1, 2, 3):
+        student = whole.resized(num_hidden_layers=depth)
+        assert len(choose(scores, whole, student, slides).layers) == depth
 
 
 def test_protected_layers_never_go() -> None:

@@ -39,15 +39,11 @@ def measuring(variant: Variant, spec: CalibrationSpec) -> Any:
         tensors = {name: stage.read(name) for name, _ in variant.family.tensors(shape)}
         layers = LayersInMemory(loaded(dict(stage.config), tensors), variant.family, shape.num_hidden_layers)
         once = spec.model_copy(update={"rounds": 1})
-        plan = Plan(shape, once, (target.num_hidden_layers,))
+        plan = Plan(shape, once, (target.num_hidden_layers,), stage.sliding)
         source = Source(layers, stage.read, torch.device("cpu"))
-        return calibrate(plan, source, Batch(TOKENS[:, :-1], TOKENS[:, 1:]), Origin("", "", 0)).scores(once)
+        return calibrate(plan, source, Batch(TOKENS[:, :-1], TOKENS[:, 1:]), Origin("", "", "", 0)).scores(once)
 
     return measure
-
-
-def sliding_of(variant: Variant) -> Any:
-    return lambda stage: variant.family.rules.sliding_layers(stage.config, stage.architecture.num_hidden_layers)
 
 
 def student_of(variant: Variant) -> Architecture:
@@ -62,7 +58,7 @@ def student_of(variant: Variant) -> Architecture:
 def in_rounds(variant: Variant, tensors: dict[str, torch.Tensor], spec: CalibrationSpec) -> tuple[Architecture, Kept]:
     student = student_of(variant)
     first = Stage(variant.architecture, variant.config, tensors.__getitem__)
-    return student, cut_in_rounds(first, student, sliding_of(variant), spec, measuring(variant, spec))
+    return student, cut_in_rounds(first, student, spec, measuring(variant, spec))
 
 
 @pytest.mark.parametrize("name", ["llama-0", "gemma2-0", "gpt_neox-0", "phi3-0", "mixtral-0", "stablelm-2"])
@@ -76,7 +72,7 @@ def test_rounds_cut_what_pruning_again_and_again_would(name: str, spec: dict[str
     for done in range(asked.rounds):
         target = shape_after(variant.architecture, student, done + 1, asked.rounds)
         scores = measure(stage, target)
-        of_round = choose(scores, stage.architecture, target, sliding_of(variant)(stage), asked.layer_choice)
+        of_round = choose(scores, stage.architecture, target, stage.sliding, asked.layer_choice)
         step = dict(cut(stage.read, stage.architecture, target, of_round))
         stage = Stage(target, variant.family.config(stage.config, target, of_round.layers), step.__getitem__)
     assert at_once.keys() == step.keys()
@@ -95,7 +91,7 @@ def test_one_round_is_a_plain_choice(variant: Variant) -> None:
     student, kept = in_rounds(variant, tensors, spec)
     whole = Stage(variant.architecture, variant.config, tensors.__getitem__)
     scores = measuring(variant, spec)(whole, student)
-    plain = choose(scores, variant.architecture, student, sliding_of(variant)(whole), residual="query")
+    plain = choose(scores, variant.architecture, student, whole.sliding, residual="query")
     assert kept.layers == plain.layers
     assert torch.equal(kept.channels, plain.channels)
     for layer in kept.layers:
@@ -123,7 +119,7 @@ def test_heads_that_went_earlier_are_folded_after_later_ones() -> None:
     tensors = {name: torch.zeros(size) for name, size in BY_NAME["llama-2"].family.tensors(whole)}
     first = Stage(whole, {**BY_NAME["llama-2"].config, "num_key_value_heads": 1}, tensors.__getitem__)
     spec = CalibrationSpec(rounds=2, head_residual="query")
-    kept = cut_in_rounds(first, student, lambda stage: (), spec, measure)
+    kept = cut_in_rounds(first, student, spec, measure)
     assert kept.heads[0].tolist() == [4, 5]
     # Best first: 4, 5, then 2 and 0 of the second round, then 1 and 3 of the first: 5 takes in 2, and 4 takes in 0.
     assert sorted(kept.folded[0].tolist()) == [[4, 0], [5, 2]]

@@ -1,25 +1,34 @@
 """Statistics: aggregation and sums against plain ones, files, merging, and what must never be mixed up."""
 
+import hashlib
+import json
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nas.calibration import Aggregation, CalibrationSpec
 from nas.compression.checkpoint import own_tensors
-from nas.compression.data import Batch
+from nas.compression.data import Batch, PackedTokens
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate, load_scores, merge
 from nas.compression.importance.aggregation import Moments, over_sequence
 from nas.compression.importance.exact_sum import ExactSum
+from nas.compression.importance.identity import Identity
 from nas.compression.layerwise import LayersInMemory
-from nas.errors import CheckpointError, SpecError
+from nas.errors import CheckpointError, SpecError, TeacherError
+from nas.model_folder import inspect_model_folder
 from tests.nas.families.small import ALL, built
+from tests.nas.families.test_checkpoints import save
 
 TOKENS = torch.randint(0, 40, (6, 9), generator=torch.Generator().manual_seed(5))
 VARIANT = ALL[0]
@@ -29,7 +38,15 @@ def measured(shard: tuple[int, int] = (0, 1), tokens: torch.Tensor = TOKENS, **s
     model = built(VARIANT.config)
     plan = Plan(VARIANT.architecture, CalibrationSpec.model_validate(spec), (2,), shard=shard)
     source = Source(LayersInMemory(model, VARIANT.family, 4), own_tensors(model).__getitem__, torch.device("cpu"), 1)
-    return calibrate(plan, source, Batch(tokens[:, :-1], tokens[:, 1:]), Origin("teacher", "tokens", seed=0))
+    return calibrate(plan, source, Batch(tokens[:, :-1], tokens[:, 1:]), Origin("teacher", "config", "tokens", seed=0))
+
+
+def token_file(path: Path, ids: Iterable[int]) -> PackedTokens:
+    raw = np.asarray([each % 40 for each in ids], dtype="<u2").tobytes()
+    path.write_bytes(raw)
+    about = {"tokens": len(raw) // 2, "dtype": "<u2", "sha256": hashlib.sha256(raw).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return PackedTokens(path, 8)
 
 
 # --- sums and aggregations ----------------------------------------------------------------------------------
@@ -117,6 +134,38 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
             read(path)
 
 
+def test_a_file_that_is_not_what_was_written_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    measured().save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged: its content is not what was written"):
+        Statistics.load(path)
+
+
+def test_a_file_of_another_version_is_told_apart(tmp_path: Path) -> None:
+    path, other = tmp_path / "scores.safetensors", tmp_path / "other.safetensors"
+    measured().save(path)
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    identity = json.loads(about["identity"])
+    del identity["config_sha256"]
+    save_file(tensors, other, metadata=about | {"identity": json.dumps(identity)})
+    with pytest.raises(CheckpointError, match=r"is of another version of Topiary, .* measure them anew$"):
+        Statistics.load(other)
+
+
+def test_statistics_of_another_shape_are_refused() -> None:
+    statistics = replace(measured(), architecture=VARIANT.architecture.resized(num_attention_heads=4))
+    with pytest.raises(CheckpointError, match=r"has heads as \(4, 6\) where \(4, 4\) belongs"):
+        statistics.scores(CalibrationSpec())
+    without = measured()
+    del without.moments["neurons.down_input.mean"]
+    with pytest.raises(CheckpointError, match=r"has neurons as \(4, 0\) where \(4, 20\) belongs"):
+        without.scores(CalibrationSpec())
+
+
 # --- identity -----------------------------------------------------------------------------------------------
 
 
@@ -152,6 +201,87 @@ def test_what_only_the_choice_depends_on_is_the_same_identity() -> None:
 def test_what_was_not_measured_is_not_made_up(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         measured().scores(CalibrationSpec.model_validate(spec))
+
+
+@pytest.mark.parametrize("field", ["teacher_sha256", "config_sha256", "data_sha256", "seed", "questions_sha256"])
+def test_another_origin_is_another_identity(field: str) -> None:
+    plan, samples = Plan(VARIANT.architecture, CalibrationSpec()), Batch(TOKENS, TOKENS)
+    origin = Origin("teacher", "config", "tokens", 0)
+    other = replace(origin, **{field: 1 if field == "seed" else "other"})  # type: ignore[arg-type]
+    ours, theirs = (plan.identity(each, samples, torch.device("cpu")) for each in (origin, other))
+    assert list(ours.differences(theirs)) == [field]
+    elsewhere = plan.identity(origin, samples, torch.device("cuda"))
+    assert list(ours.differences(elsewhere)) == ["device"]
+    assert ours.lacking(elsewhere) == {}
+    fewer = plan.identity(origin, Batch(TOKENS[:3], TOKENS[:3]), torch.device("cpu"))
+    assert list(ours.lacking(fewer)) == ["samples"]
+
+
+def test_the_origin_of_a_folder_follows_weights_config_tokens_and_questions(tmp_path: Path) -> None:
+    folder = save(VARIANT, tmp_path / "teacher")
+    tokens = token_file(tmp_path / "tokens.bin", range(200))
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("one")
+    origin = Origin.of(folder, tokens, 3, questions)
+    assert origin == Origin.of(inspect_model_folder(folder.path), tokens, 3, questions)
+    changed = replace(folder, config={**folder.config, "rms_norm_eps": 0.5})
+    assert Origin.of(changed, tokens, 3, questions).config_sha256 != origin.config_sha256
+    assert Origin.of(folder, token_file(tmp_path / "other.bin", range(1, 201)), 3).data_sha256 != origin.data_sha256
+    questions.write_text("two")
+    assert Origin.of(folder, tokens, 3, questions).questions_sha256 != origin.questions_sha256
+    (folder.path / "tokenizer.json").write_text((folder.path / "tokenizer.json").read_text() + " ")
+    questions.write_text("one")
+    assert Origin.of(folder, tokens, 3, questions).questions_sha256 != origin.questions_sha256
+
+
+def test_more_lengths_than_wanted_serve_but_not_fewer() -> None:
+    samples, origin = Batch(TOKENS, TOKENS), Origin("", "", "", 0)
+
+    def identity(depths: tuple[int, ...], **spec: Any) -> Identity:
+        plan = Plan(VARIANT.architecture, CalibrationSpec.model_validate(spec), depths)
+        return plan.identity(origin, samples, torch.device("cpu"))
+
+    stretches: dict[str, Any] = {"depth": "perplexity", "contiguous": True}
+    assert identity((1, 2, 3), **stretches).lacking(identity((2,), **stretches)) == {}
+    assert list(identity((2, 3), **stretches).lacking(identity((1,), **stretches))) == ["lengths"]
+    one_by_one = {"depth": "logit_mse"}
+    assert identity((1,), **one_by_one).lacking(identity((3,), **one_by_one)) == {}
+    assert list(identity((3,), **one_by_one).lacking(identity((1,), **one_by_one))) == ["lengths"]
+    protected = {**one_by_one, "protect_last_layers": 1}
+    assert list(identity((2,), **one_by_one).lacking(identity((2,), **protected))) == ["protected"]
+
+
+def test_layers_one_by_one_and_stretches_of_logits_are_not_mixed_up() -> None:
+    together, alone = CalibrationSpec(depth="logit_mse", contiguous=True), CalibrationSpec(depth="logit_mse")
+    with pytest.raises(SpecError, match=r"calibration\.contiguous: False is not what was measured; accepted: true"):
+        measured(depth="logit_mse", contiguous=True).scores(alone)
+    with pytest.raises(SpecError, match=r"calibration\.contiguous: True is not what was measured; accepted: false"):
+        measured(depth="logit_mse").scores(together)
+    protected = alone.model_copy(update={"protect_last_layers": 1})
+    with pytest.raises(SpecError, match="0 first and 1 last are not what was measured; accepted: 0 first and 0 last"):
+        measured(depth="logit_mse").scores(protected)
+
+
+# --- teachers that compute no numbers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "spec", "message"),
+    [
+        ("model.layers.2.mlp.down_proj", {}, "computes channels in norm 6 that are not finite"),
+        ("model.layers.3.mlp.down_proj", {}, "computes values that are not finite around layers 3 to 3"),
+        ("model.layers.1.mlp.up_proj", {"width": "random", "depth": "perplexity"}, "not finite around layers 0 to 0"),
+        ("lm_head", {"width": "random", "depth": "logit_mse"}, r"logits that are not finite without layers \[0\]"),
+    ],
+)
+@torch.no_grad()
+def test_values_that_are_no_numbers_are_refused(place: str, spec: dict[str, Any], message: str) -> None:
+    model = built(VARIANT.config)
+    model.get_submodule(place).weight[0, 0] = torch.nan
+    plan = Plan(VARIANT.architecture, CalibrationSpec.model_validate(spec), (2,))
+    source = Source(LayersInMemory(model, VARIANT.family, 4), own_tensors(model).__getitem__, torch.device("cpu"), 2)
+    with pytest.raises(TeacherError, match=message):
+        calibrate(plan, source, Batch(TOKENS, TOKENS), Origin("", "", "", 0))
 
 
 # --- shards -------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_wanda_is_activation_times_the_norm_of_what_reads_it(variant: Variant) -
     def scores(width: str) -> dict[str, torch.Tensor]:
         spec = CalibrationSpec.model_validate({"width": width})
         plan = Plan(variant.architecture, spec)
-        return vars(calibrate(plan, source, Batch(tokens, tokens), Origin("", "", 0)).scores(spec))
+        return vars(calibrate(plan, source, Batch(tokens, tokens), Origin("", "", "", 0)).scores(spec))
 
     activation, wanda = scores("activation"), scores("wanda")
     readers = vars(reader_norms(source.read, variant.architecture))
