@@ -9,7 +9,7 @@ from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
 from nas.compression.choose import Kept
 from nas.compression.data import PackedTokens, load_tokenizer
-from nas.compression.device import computing_in, default_device, resolve_dtype
+from nas.compression.device import computing_in, default_device, dtype_name, resolve_dtype
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate, load_scores, merge
 from nas.compression.importance.identity import Identity
 from nas.compression.importance.questions import Question, read_questions
@@ -50,7 +50,7 @@ def run_calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
         importance_file=_write_view(attempt, statistics, spec.calibration) if is_whole else None,
         samples=len(samples.inputs_BT[plan.of_shard(len(samples.inputs_BT))]),
         loss=loss,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype_name(dtype),
         teacher_sha256=origin.teacher_sha256,
     )
 

@@ -24,7 +24,7 @@ from nas.compression.data import (
     validation_documents,
     write_token_file,
 )
-from nas.compression.device import default_device, resolve_dtype
+from nas.compression.device import default_device, dtype_name, resolve_dtype
 from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.kept_file import load_kept, save_kept
 from nas.compression.latency import Bench, measure
@@ -267,7 +267,7 @@ def _distil(
     write_weights(weights_file, retrained)
     keep_newest(attempt.path / "checkpoints", 1)
     return Trained(
-        kind=spec.kind, weights=str(weights_file), kept_layers=kept_layers, tokens=tokens, dtype=_name(dtype)
+        kind=spec.kind, weights=str(weights_file), kept_layers=kept_layers, tokens=tokens, dtype=dtype_name(dtype)
     )
 
 
@@ -308,10 +308,6 @@ def _compute(resources: ResourcesSpec) -> tuple[torch.device, torch.dtype]:
 
 def _validation(data: DataFiles, device: torch.device) -> Batch:
     return PackedTokens(Path(data.validation_file), data.sequence_length).first(data.validation_sequences).to(device)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _versions() -> dict[str, JsonValue]:

@@ -24,6 +24,11 @@ def resolve_dtype(requested: ComputeDtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As specs and results have it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
     """Inside, matrix products run in `dtype`; weights, softmax and losses stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
