@@ -228,7 +228,7 @@ def test_experts_and_their_neurons_are_scored_by_what_they_add(variant: Variant)
             torch.testing.assert_close(scores.neurons[i], torch.stack(of_neurons), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("variant", ALL, ids=str)
+@pytest.mark.parametrize("variant", [variant for variant in ALL if variant.number == 0], ids=str)
 def test_neither_batches_nor_shards_change_the_scores(variant: Variant) -> None:
     model = built(variant.config)
     one_by_one = measured(variant, model, micro_batch_size=1)

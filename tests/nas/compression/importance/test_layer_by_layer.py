@@ -33,7 +33,7 @@ def same(ours: Statistics, theirs: Statistics, **spec: Any) -> None:
         assert torch.equal(getattr(ours.scores(asked), name).nan_to_num(-1), values.nan_to_num(-1)), name
 
 
-@pytest.mark.parametrize("variant", ALL, ids=str)
+@pytest.mark.parametrize("variant", [variant for variant in ALL if variant.number == 0], ids=str)
 def test_every_family_has_the_scores_of_the_whole(variant: Variant, tmp_path: Path) -> None:
     folder = save(variant, tmp_path)
     whole = Source.of(folder, CPU, micro_batch_size=2)
