@@ -54,6 +54,9 @@ TABLE_13 = {
 }  # fmt: skip
 """The paper's losses on its own data, by (batch, sequence)."""
 
+TRIED: dict[str, Any] = {"depth_samples": 32}
+"""What runs without layers, many times, sees fewer samples."""
+
 SPECS: dict[str, dict[str, dict[str, Any]]] = {
     "neurons, where": {
         "into down_proj (ours)": {},
@@ -62,8 +65,8 @@ SPECS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "depth": {
         "Block Influence (ours)": {},
-        "perplexity": {"depth": "perplexity"},
-        "logits, one by one": {"depth": "logit_mse"},
+        "perplexity": {**TRIED, "depth": "perplexity"},
+        "logits, one by one": {**TRIED, "depth": "logit_mse"},
         "accuracy": {"depth": "accuracy", "questions": "made here"},
         "uniform": {"depth": "uniform"},
         "magnitude": {"depth": "magnitude"},
@@ -71,8 +74,8 @@ SPECS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "depth, contiguous": {
         "Block Influence": {"contiguous": True},
-        "perplexity": {"depth": "perplexity", "contiguous": True},
-        "logits": {"depth": "logit_mse", "contiguous": True},
+        "perplexity": {**TRIED, "depth": "perplexity", "contiguous": True},
+        "logits": {**TRIED, "depth": "logit_mse", "contiguous": True},
         "accuracy (follow-up)": {"preset": "follow-up", "questions": "made here"},
     },
     "head residual": {
