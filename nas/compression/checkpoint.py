@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -114,17 +114,25 @@ def build_model(
     return built
 
 
-def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """One safetensors file."""
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str] | None = None) -> None:
+    """One safetensors file, with what else is to be said `about` its tensors."""
+    metadata = {"format": "pt", **(about or {})}
     with beside(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
         partial.chmod(0o644)  # safetensors leaves it to its owner alone.
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of one safetensors file; raises CheckpointError if it is damaged."""
+    return read_described(path)[0]
+
+
+def read_described(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `read_weights`, with what else the file says about them."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            # It has no iterator of its own.
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"cannot be read ({error})") from error
 

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from nas.border import Border
 from nas.calibration import HeadResidual
+from nas.compression.checkpoint import read_described, write_weights
 from nas.compression.choose import Kept
-from nas.durable import beside
 from nas.errors import CheckpointError
 
 _OF_LAYERS = ("heads", "groups", "neurons", "experts", "folded")
@@ -30,19 +28,12 @@ def save_kept(path: Path, kept: Kept) -> None:
     about = _About(layers=kept.layers, residual=kept.residual)
     # Copies: safetensors writes no two tensors of one memory, and of a view's it would write all.
     copies = {name: units.clone(memory_format=torch.contiguous_format) for name, units in tensors.items()}
-    with beside(path) as partial:
-        save_file(copies, partial, metadata={"about": about.model_dump_json()})
-        partial.chmod(0o644)  # safetensors leaves it to its owner alone.
+    write_weights(path, copies, {"about": about.model_dump_json()})
 
 
 def load_kept(path: Path) -> Kept:
     """Raises CheckpointError for a file that is damaged or is something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator.
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(path, f"cannot be read ({error})") from error
+    tensors, metadata = read_described(path)
     try:
         about = _About.model_validate_json(metadata["about"])
         channels = tensors["channels"]

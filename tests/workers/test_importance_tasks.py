@@ -19,6 +19,7 @@ from nas.compression.choose import choose
 from nas.compression.data import PackedTokens
 from nas.compression.importance import Statistics
 from nas.compression.importance.rounds import shape_after
+from nas.compression.importance.weights import random_scores
 from nas.compression.kept_file import save_kept
 from nas.errors import CheckpointError, SettingError
 from nas.jobs import (
@@ -39,7 +40,7 @@ from nas.jobs import (
 from nas.model_folder import ModelFolder, inspect_model_folder
 from nas.spec import ResourcesSpec, TrainingSpec
 from tests.conftest import tiny_spec
-from tests.nas.families.small import ALL, random_scores
+from tests.nas.families.small import ALL
 from tests.workers.test_every_family import smaller, teacher_of
 from workers.attempt import AttemptFolder
 from workers.tasks import KEPT, run_job

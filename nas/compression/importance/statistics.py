@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from nas.architecture import Architecture
 from nas.calibration import CalibrationSpec
-from nas.compression.checkpoint import read_weights
+from nas.compression.checkpoint import read_described, read_weights, write_weights
 from nas.compression.importance.aggregation import Moments
 from nas.compression.importance.exact_sum import ExactSum
 from nas.compression.importance.identity import Identity, parse_identity
 from nas.compression.importance.weights import empty_scores, random_scores
 from nas.compression.scores import Scores
-from nas.durable import beside
 from nas.errors import CheckpointError, SpecError
 
 _MOMENT_PARTS = ("first.high", "first.low", "second.high", "second.low")
@@ -117,26 +114,21 @@ class Statistics:
         }
         for name, moments in self.moments.items():
             tensors |= {f"moments.{name}.{part}": tensor for part, tensor in moments.parts()}
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         about = {
             "sha256": _digest(tensors),
             "identity": self.identity.model_dump_json(),
             "architecture": self.architecture.model_dump_json(),
             "sequences": str(self.sequences),
         }
-        with beside(path) as partial:
-            save_file(tensors, partial, metadata=about)
-            partial.chmod(0o644)  # safetensors leaves it to its owner alone.
+        write_weights(path, tensors, about)
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
         """Raises CheckpointError for a file that is damaged, of another version, or something else."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it has no iterator.
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(path, f"cannot be read ({error})") from error
+        return cls._parse(path, *read_described(path))
+
+    @classmethod
+    def _parse(cls, path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> "Statistics":
         if "identity" not in about:
             raise CheckpointError(path, "is not a file of scores")
         if about.get("sha256") != _digest(tensors):
@@ -167,7 +159,7 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """One SHA-256 over names and contents."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

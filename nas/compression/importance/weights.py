@@ -48,6 +48,8 @@ def _norms(read: Read, teacher: Architecture, dimensions_of: Callable[[Parameter
     squares = empty_scores(teacher)
     squares.stretches.fill_(torch.nan)
     for parameter, name, layer, unit in _tensors(teacher):
+        if layer is None and not dimensions_of(parameter):
+            continue  # An embedding is large, and reads no unit.
         tensor = read(name).double().square()
         expert = unit if parameter.each == "num_experts" else None
         if layer is not None:

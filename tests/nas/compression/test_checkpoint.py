@@ -21,10 +21,10 @@ from nas.compression.checkpoint import (
     write_model_folder,
 )
 from nas.compression.choose import choose
+from nas.compression.importance.weights import random_scores
 from nas.compression.prune import cut_folder
 from nas.errors import CheckpointError, FolderError, TeacherError
 from nas.model_folder import ModelFolder, inspect_model_folder
-from tests.nas.families.small import random_scores
 
 CPU = torch.device("cpu")
 INPUTS = torch.arange(12).view(2, 6)

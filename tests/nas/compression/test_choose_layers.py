@@ -8,9 +8,10 @@ import torch
 from nas.architecture import Architecture
 from nas.calibration import LayerChoice
 from nas.compression.choose_layers import choose_layers
+from nas.compression.importance.weights import random_scores
 from nas.compression.scores import Scores
 from nas.errors import SpecError
-from tests.nas.families.small import ALL, random_scores
+from tests.nas.families.small import ALL
 
 WHOLE = ALL[0].architecture.model_copy(update={"num_hidden_layers": 8})
 MIXED = WHOLE.model_copy(update={"num_sliding_layers": 4, "sliding_window": 8})

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from nas.compression.choose import Kept, choose
+from nas.compression.importance.weights import random_scores
 from nas.compression.kept_file import load_kept, save_kept
 from nas.errors import CheckpointError
-from tests.nas.families.small import ALL, random_scores
+from tests.nas.families.small import ALL
 
 OF_LAYERS = ("heads", "groups", "neurons", "experts", "folded")
 BY_NAME = {str(variant): variant.architecture for variant in ALL}

@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nas.architecture import Architecture
 from nas.compression.choose import Kept, choose
+from nas.compression.importance.weights import random_scores
 from nas.compression.prune import Cut, Index, cut, cut_folder
 from nas.compression.weight_files import open_tensors, write_tensors
 from nas.families.llama import LLAMA
 from nas.model_folder import ModelFolder, inspect_model_folder
 from tests.nas.compression.small_llama import small_llama, tokens
-from tests.nas.families.small import random_scores
 
 
 def cut_model(teacher: LlamaForCausalLM, whole: Architecture, student: Architecture, kept: Kept) -> LlamaForCausalLM:

@@ -14,9 +14,10 @@ from nas.architecture import Architecture
 from nas.calibration import HeadResidual
 from nas.compression.checkpoint import own_tensors
 from nas.compression.choose import Kept, choose, folded_heads
+from nas.compression.importance.weights import random_scores
 from nas.compression.prune import cut, cuts
 from tests.nas.families.masked import compute_in_float64, masked
-from tests.nas.families.small import ALL, Variant, built, legal_hidden_sizes, random_scores
+from tests.nas.families.small import ALL, Variant, built, legal_hidden_sizes
 
 GROUPED = [variant for variant in ALL if variant.architecture.num_key_value_heads == 2]
 OWN_KEYS = [variant for variant in ALL if variant.architecture.num_key_value_heads == 6]

@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from nas.architecture import Architecture
-from nas.compression.scores import Scores
 from nas.families import FAMILIES, Family
 
 _SIZES = {
@@ -161,23 +160,6 @@ def built(config: dict[str, Any], seed: int = 0) -> Any:
         is_norm = "norm" in name or ".ln_" in name
         torch.nn.init.uniform_(parameter, *((0.5, 1.5) if is_norm else (-0.4, 0.4)))
     return model
-
-
-def random_scores(shape: Architecture, seed: int) -> Scores:
-    generator = torch.Generator().manual_seed(seed)
-
-    def rand(*size: int) -> torch.Tensor:
-        return torch.rand(size, generator=generator, dtype=torch.float64)
-
-    layers, experts = shape.num_hidden_layers, [shape.num_experts] if shape.num_experts else []
-    return Scores(
-        layers=rand(layers),
-        heads=rand(layers, shape.num_attention_heads),
-        neurons=rand(layers, *experts, shape.intermediate_size),
-        experts=rand(layers, shape.num_experts),
-        channels=rand(shape.hidden_size),
-        stretches=rand(layers, layers),
-    )
 
 
 @st.composite

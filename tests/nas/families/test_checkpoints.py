@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from nas.architecture import Architecture
 from nas.compression.checkpoint import build_model, load_model, own_tensors, read_tensor
 from nas.compression.choose import Kept, choose
+from nas.compression.importance.weights import random_scores
 from nas.compression.prune import cut, cut_folder
 from nas.compression.weight_files import open_tensors
 from nas.errors import TeacherError
 from nas.model_folder import ModelFolder, inspect_model_folder
-from tests.nas.families.small import ALL, Variant, built, legal_hidden_sizes, random_scores
+from tests.nas.families.small import ALL, Variant, built, legal_hidden_sizes
 
 CPU = torch.device("cpu")
 INPUTS = torch.arange(14).view(2, 7)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from nas.architecture import Architecture
 from nas.compression.choose import choose
+from nas.compression.importance.weights import random_scores
 from nas.errors import TeacherError
 from nas.families import FAMILIES, Family, family_named
 from nas.families.constraint import Multiple, Product
-from tests.nas.families.small import ALL, Variant, on_meta, parsed, random_scores, students, tensors_on_disk
+from tests.nas.families.small import ALL, Variant, on_meta, parsed, students, tensors_on_disk
 
 SIZES = {
     "vocab_size": 7,

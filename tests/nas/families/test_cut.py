@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from nas.architecture import Architecture
 from nas.compression.checkpoint import own_tensors
 from nas.compression.choose import choose
+from nas.compression.importance.weights import random_scores
 from nas.compression.prune import cut
 from tests.nas.families.masked import compute_in_float64, masked
-from tests.nas.families.small import ALL, Variant, built, random_scores, students
+from tests.nas.families.small import ALL, Variant, built, students
 
 
 def student_of(variant: Variant, teacher: Any, shape: Architecture, seed: int) -> tuple[Any, Any]:
