@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nas.importance_view import ImportanceView
 from nas.model_folder import inspect_model_folder
 from nas.spec import SearchSpec
 from tests.api.here_pool import HerePool
+from tests.api.workers_beside import wait_for_worker
 from tests.conftest import tiny_spec
 
 TEACHER = Path(__file__).resolve().parents[2] / "examples" / "demo" / "teacher"
@@ -198,21 +198,10 @@ def test_an_interrupted_calibration_leaves_nothing_behind(tmp_path: Path, text_f
     spec, into = demo_spec(tmp_path, text_file), tmp_path / "scores"
     command = [sys.executable, "-m", "api.cli", "importance", spec, "--into", str(into)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    worker = wait_for_worker(tmp_path)
+    worker = wait_for_worker(into)
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "topiary: interrupted"
     assert not psutil.pid_exists(worker)
     assert [path.name for path in tmp_path.iterdir()] == ["spec-0.json"]
-
-
-def wait_for_worker(folder: Path) -> int:
-    """The process id of the worker that the command started beside its file."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for heartbeat in folder.glob(".scores.*/jobs/000001/attempt-1/heartbeat"):
-            if written_by := heartbeat.read_text():
-                return int(written_by)
-        time.sleep(0.05)
-    raise AssertionError("no worker was started")

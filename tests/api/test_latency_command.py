@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nas.enumeration import enumerate_candidates
 from nas.families import family_named
 from nas.latency import LatencyTable, blocks_of, read_table
 from nas.spec import SearchSpec
+from tests.api.workers_beside import wait_for_worker
 from tests.conftest import tiny_spec
 
 CONFIG = {
@@ -180,24 +180,13 @@ def test_an_interrupted_measurement_leaves_nothing_behind(tmp_path: Path) -> Non
     spec = written(spec_for(tmp_path), tmp_path)
     command = [sys.executable, "-m", "api.cli", "latency", spec, "--into", str(tmp_path / "table.json")]
     process = subprocess.Popen([*command, "--seconds", "3600"], stderr=subprocess.PIPE, text=True)
-    worker = wait_for_worker(tmp_path)
+    worker = wait_for_worker(tmp_path / "table.json")
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "topiary: interrupted"
     assert not psutil.pid_exists(worker)
     assert files_in(tmp_path) == ["spec.json", "teacher"]
-
-
-def wait_for_worker(folder: Path) -> int:
-    """The process id of the worker that the command started beside the table."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for heartbeat in folder.glob(".table.json.*/jobs/000001/attempt-1/heartbeat"):
-            if written_by := heartbeat.read_text():
-                return int(written_by)
-        time.sleep(0.05)
-    raise AssertionError("no worker was started")
 
 
 def test_sliding_blocks_are_planned_beside_the_others(tmp_path: Path) -> None:
