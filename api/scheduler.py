@@ -9,15 +9,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
+from api.intents import bring_about, settle
 from api.lifecycle import advance
+from api.recording import SILENCE_SECONDS, give_back, record
+from api.spending import used_up
 from api.store.database import Database
 from api.store.records import AttemptRecord, JobRecord, LiveAttempt, SearchRecord
 from api.store.store import Store
-from nas.errors import TopiaryError
-from nas.jobs import Assignment, Failure, Resources, Update, WorkerPool, attempt_folder, resources_of
-from nas.states import Intent, JobState, SearchState
+from nas.addresses import attempt_folder
+from nas.durable import is_full
+from nas.jobs import Assignment, Failure, Resources, Update, WorkerPool, resources_of
+from nas.states import AttemptState, Intent, SearchState
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +32,14 @@ LEASE_SECONDS = 10
 FIRST_SIGN_SECONDS = 600
 """How long a new attempt may take to show life: its node may have to be started first."""
 
-SILENCE_SECONDS = 120
-"""How long an attempt that has shown life may be silent before it is given up as lost."""
-
 _HEARD_SECONDS = 30
 """How often a sign of life is written down where there is nothing else to write."""
 
 _RECONCILED_SECONDS = 60
 """How often workers are looked for that run what the store knows nothing of."""
+
+_COUNTED_SECONDS = 2
+"""How often it is counted what a search has used."""
 
 _ADVANCING_SECONDS = 2
 """How long a step may add new work before it leaves the other searches to the next one: the lease must outlast it."""
@@ -53,6 +57,7 @@ class _Turn:
     until: datetime
     adopt: list[Assignment] = field(default_factory=list)
     live: list[tuple[int, int]] = field(default_factory=list)
+    interrupt: list[tuple[int, int]] = field(default_factory=list)
     cancel: list[tuple[int, int]] = field(default_factory=list)
     submit: list[Assignment] = field(default_factory=list)
     heard: dict[tuple[int, int], datetime] = field(default_factory=dict)
@@ -68,11 +73,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, database: Database, pool: WorkerPool, run_folder: Path, clock: Callable[[], datetime] = utc_now
+        self, database: Database, pool: WorkerPool, root: Path | str, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._database = database
         self._pool = pool
-        self._run_folder = run_folder
+        self._root = root
+        """Of all artifacts: a folder, or the URL of one in a store."""
         self._clock = clock
         # Unlike any other's; the rest is for whoever looks for the process that holds the lease.
         self._name = f"{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
@@ -84,6 +90,10 @@ class Scheduler:
         """When each attempt's last sign of life was written down."""
         self._advanced: dict[str, int] = {}
         """The event up to which each search was advanced."""
+        self._interrupted: set[tuple[int, int]] = set()
+        """The live attempts that were told to end."""
+        self._counted: dict[int, datetime] = {}
+        """When it was last counted what each search has used."""
         self._stepped_at: datetime | None = None
         self._reconciled_at: datetime | None = None
 
@@ -124,6 +134,7 @@ class Scheduler:
         self._handed_out = set()
         self._heard = {}
         self._advanced = {}
+        self._interrupted = set()
         self._stepped_at = None
         self._reconciled_at = None
 
@@ -139,13 +150,14 @@ class Scheduler:
         turn = _Turn(lease.term, lease.until)
         for update in self._unrecorded:
             if self._is_worth_recording(update, turn, now):
-                _record_apart(store, update, now)
-        for live in store.jobs.live():
+                record(store, update, now)
+        for live in store.attempts.live():
             self._look_after(store, live, turn, now)
-        for search in store.searches.running():
-            if search.intent is Intent.CANCEL and store.searches.end_cancelled(search.id, now):
-                turn.cancel += store.jobs.cancel_all(search.id, now)
+        self._count_spending(store, now)
+        turn.interrupt, cancelled = bring_about(store, now)
+        turn.cancel += cancelled
         self._advance(store, turn, now)
+        settle(store, now)
         turn.submit = self._claim(store, now)
         extended = store.leases.take(LEASE, self._name, now=self._clock(), seconds=LEASE_SECONDS)
         turn.until = turn.until if extended is None else extended.until
@@ -166,18 +178,29 @@ class Scheduler:
         turn.live.append(key)
         if key not in self._handed_out:
             turn.adopt.append(self._assignment(store, store.jobs.get(live.job_id)))
-            store.jobs.hear(*key, None, now + timedelta(seconds=FIRST_SIGN_SECONDS))
+            store.attempts.hear(*key, now + timedelta(seconds=FIRST_SIGN_SECONDS))
         elif live.lease_until < now and not self._listened(now):
-            store.jobs.hear(*key, None, now + timedelta(seconds=SILENCE_SECONDS))
+            store.attempts.hear(*key, now + timedelta(seconds=SILENCE_SECONDS))
         elif live.lease_until < now:
             silent = Failure(reason=f"its worker gave no sign of life until {live.lease_until:%H:%M:%S} UTC", lost=True)
-            store.jobs.give_back(*key, silent, now, to=JobState.QUEUED)
+            give_back(store, store.jobs.get(live.job_id), silent, now)
             turn.cancel.append(key)
             turn.live.remove(key)
 
     def _listened(self, now: datetime) -> bool:
         """Whether silence is that of the workers: after a machine has slept, it may be the scheduler's own."""
         return self._stepped_at is not None and now < self._stepped_at + timedelta(seconds=SILENCE_SECONDS / 4)
+
+    def _count_spending(self, store: Store, now: datetime) -> None:
+        """Stops the searches that have used up what they may, every few seconds."""
+        for search in store.searches.running():
+            counted_at = self._counted.get(search.id)
+            if search.intent is Intent.RUN and (
+                counted_at is None or now >= counted_at + timedelta(seconds=_COUNTED_SECONDS)
+            ):
+                self._counted[search.id] = now
+                if (reason := used_up(store, search, now)) is not None:
+                    store.searches.ask(search.id, Intent.STOP, now, reason=reason)
 
     def _advance(self, store: Store, turn: _Turn, now: datetime) -> None:
         """Advances every search to which something has happened since it was last advanced."""
@@ -195,24 +218,28 @@ class Scheduler:
     def _claim(self, store: Store, now: datetime) -> list[Assignment]:
         """Starts attempts at queued jobs, oldest first, for as long as the pool has room."""
         claimed: list[Assignment] = []
-        refused: set[Resources] = set()
+        refused: set[tuple[Resources, frozenset[str]]] = set()
         if not self._pool.has_room(Resources(cpus=1, gpus=0), []):
             return claimed
-        for job in store.jobs.queued([search.id for search in store.searches.running()]):
-            wanted = resources_of(job.spec)
-            if wanted in refused:
+        searches = [search for search in store.searches.running() if search.intent is Intent.RUN]
+        for job in sorted((job for search in searches for job in store.jobs.queued(search.id, now)), key=_age):
+            wanted, avoided = resources_of(job.spec), _broken_on(store, job)
+            if (wanted, avoided) in refused:
                 continue  # Within one step, room only shrinks.
-            if not self._pool.has_room(wanted, [assignment.resources for assignment in claimed]):
-                refused.add(wanted)
+            if not self._pool.has_room(wanted, [assignment.resources for assignment in claimed], avoided):
+                refused.add((wanted, avoided))
+                obstacle = self._pool.obstacle(wanted)
+                if obstacle is not None and obstacle != job.reason:
+                    store.jobs.say_why(job.id, obstacle)
                 continue
-            folder = attempt_folder(self._run_folder, job.id, job.attempt + 1)
+            folder = attempt_folder(self._root, job.id, job.attempt + 1)
             started = store.jobs.start_attempt(job, str(folder), now, now + timedelta(seconds=FIRST_SIGN_SECONDS))
             if started is not None:
                 claimed.append(self._assignment(store, started))
         return claimed
 
     def _assignment(self, store: Store, job: JobRecord) -> Assignment:
-        *earlier, current = store.jobs.attempts_of_run(job)
+        *earlier, current = store.attempts.of_run(job)
         return Assignment(
             job_id=job.id,
             attempt=job.attempt,
@@ -220,11 +247,12 @@ class Scheduler:
             resources=resources_of(job.spec),
             folder=self._folder(current),
             earlier_folders=tuple(self._folder(attempt) for attempt in earlier),
+            avoid_nodes=tuple(sorted(_broken_on(store, job))),
         )
 
     def _folder(self, attempt: AttemptRecord) -> str:
         """As it was recorded, or, of attempts older than the column for it, as it has always followed."""
-        return attempt.folder or str(attempt_folder(self._run_folder, attempt.job_id, attempt.number))
+        return attempt.folder or attempt_folder(self._root, attempt.job_id, attempt.number)
 
     # --- once it is committed ---
 
@@ -238,6 +266,10 @@ class Scheduler:
         for assignment in turn.adopt:
             self._pool.adopt(assignment)
             self._handed_out.add((assignment.job_id, assignment.attempt))
+        self._interrupted &= set(turn.live)
+        for key in set(turn.interrupt) - self._interrupted:
+            self._pool.interrupt(*key)
+            self._interrupted.add(key)
         for job_id, attempt in turn.cancel:
             self._pool.cancel(job_id, attempt)
         if self._reconciled_at is None or now > self._reconciled_at + timedelta(seconds=_RECONCILED_SECONDS):
@@ -255,7 +287,8 @@ class Scheduler:
         try:
             self._pool.submit(assignment)
         except OSError as error:
-            failure = Failure(reason=f"its worker could not be started: {error}")
+            reason = f"its worker could not be started: {error}"
+            failure = Failure(reason=reason, lost=is_full(error))  # A full disk is not of the job's making.
             self._unrecorded.append(Update(job_id=assignment.job_id, attempt=assignment.attempt, failure=failure))
 
 
@@ -274,36 +307,14 @@ def _advance_apart(store: Store, search: SearchRecord, now: datetime) -> None:
         store.searches.end(search.id, SearchState.FAILED, reason, now)
 
 
-def _record_apart(store: Store, update: Update, now: datetime) -> None:
-    """Records an update within a savepoint: one that the store refuses fails its own attempt, and no other."""
-    pending = store.events.num_pending()
-    try:
-        with store.session.begin_nested():
-            _record(store, update, now)
-    except (IntegrityError, DataError, TopiaryError) as error:
-        store.events.forget_pending(pending)
-        failure = Failure(reason=f"what it reported cannot be recorded: {error}")
-        _record(store, Update(job_id=update.job_id, attempt=update.attempt, failure=failure), now)
+def _age(job: JobRecord) -> int:
+    return job.id
 
 
-def _record(store: Store, update: Update, now: datetime) -> None:
-    """Records what is new of an attempt; nothing of one that is not its job's current, running attempt."""
-    job_id, attempt = update.job_id, update.attempt
-    if not store.jobs.is_current(job_id, attempt):
-        return
-    job = store.jobs.get(job_id)
-    for measurement in update.measurements:
-        store.curves.record(job, measurement, now)
-    if update.result is not None:
-        store.jobs.succeed(job_id, attempt, update.result, now)
-    elif update.failure is not None:
-        _record_failure(store, job, update.failure, now)
-    else:
-        store.jobs.hear(job_id, attempt, update.progress, now + timedelta(seconds=SILENCE_SECONDS))
-
-
-def _record_failure(store: Store, job: JobRecord, failure: Failure, now: datetime) -> None:
-    allowed = store.searches.get(job.search_id).spec.max_failures
-    given_up = not failure.lost and (failure.user_error or job.failures + 1 >= allowed)
-    state = JobState.FAILED if given_up else JobState.QUEUED
-    store.jobs.give_back(job.id, job.attempt, failure, now, to=state)
+def _broken_on(store: Store, job: JobRecord) -> frozenset[str]:
+    """The nodes on which attempts at a job have failed or were lost."""
+    if job.attempt == 0:
+        return frozenset()
+    ended_badly = (AttemptState.FAILED, AttemptState.LOST)
+    attempts = store.attempts.of_run(job)
+    return frozenset(each.node for each in attempts if each.node is not None and each.state in ended_badly)

@@ -27,6 +27,7 @@ from nas.client import Client
 from nas.jobs import DataFiles, Measurement, Trained, Trial
 from nas.spec import SearchSpec
 from nas.spec_file import parse_spec
+from nas.states import Intent
 from workers.local import LocalPool
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def _fill(database: Database, spec: SearchSpec) -> None:
     files = DataFiles(train_file="t", validation_file="v", sequence_length=128, validation_sequences=16)
     with database.transaction() as session:
         store = Store(session)
-        for candidate in store.searches.candidates(search_id):
+        for candidate in store.candidates.of_search(search_id):
             trial = Trial(
                 teacher=spec.teacher,
                 teacher_sha256="",
@@ -93,7 +94,7 @@ def _fill(database: Database, spec: SearchSpec) -> None:
                 seed=0,
                 resources=spec.resources,
             )
-            store.jobs.add(search_id, trial, now, trial_id=candidate.trial_id)
+            store.jobs.add(search_id, trial, now, trial_id=candidate.trials[0].id)
         for job in store.jobs.of_search(search_id):
             started = store.jobs.start_attempt(job, "/f", now, now + timedelta(hours=1))
             if started is None:
@@ -107,7 +108,7 @@ def _fill(database: Database, spec: SearchSpec) -> None:
                 )
             done = Trained(kind="trial", weights="w", tokens=spec.trial.tokens, dtype="float32")
             store.jobs.succeed(job.id, started.attempt, done, now)
-        store.searches.ask_to_cancel(search_id, now)  # So that the scheduler has nothing more to do for it.
+        store.searches.ask(search_id, Intent.CANCEL, now)  # So that the scheduler has nothing more to do for it.
 
 
 def _idle_step(database: Database, folder: Path) -> float:

@@ -23,6 +23,8 @@ if is_sqlite:
 try:
     with context.begin_transaction():
         if not is_sqlite:
+            milliseconds = int(1000 * context.config.attributes["lock_seconds"])
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
         context.run_migrations()
         if is_sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):

@@ -11,8 +11,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from nas.ranking import Standing
-from nas.views import CandidateDetails, CurvePoint, SearchView
+from nas.ranking import CurvePoint, Standing
+from nas.views import CandidateDetails, SearchView
 
 Curves = Mapping[int, Sequence[CurvePoint]]
 """Curves of trials, by candidate id."""

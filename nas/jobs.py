@@ -5,11 +5,11 @@ below the folder of its own attempt.
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, JsonValue, model_validator
 
+from nas.addresses import Address, TokenFile
 from nas.architecture import Architecture
 from nas.border import Border, Number
 from nas.calibration import CalibrationSpec
@@ -21,8 +21,8 @@ from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 class DataFiles(Border):
     """Token files and how they are read."""
 
-    train_file: str
-    validation_file: str
+    train_file: TokenFile
+    validation_file: TokenFile
     sequence_length: int
     validation_sequences: int
 
@@ -72,7 +72,7 @@ class MergeScores(Border):
     """Add up what all shards of one calibration measured."""
 
     kind: Literal["merge_scores"] = "merge_scores"
-    scores_files: tuple[str, ...]
+    scores_files: tuple[Address, ...]
     calibration: CalibrationSpec
     resources: ResourcesSpec = Field(default_factory=lambda: ResourcesSpec(gpus=0))
 
@@ -82,7 +82,7 @@ class Prune(Border):
 
     kind: Literal["prune"] = "prune"
     teacher: str
-    scores_file: str
+    scores_file: Address
     architecture: Architecture
     calibration: CalibrationSpec
     data: DataFiles
@@ -92,16 +92,30 @@ class Prune(Border):
     provenance: dict[str, JsonValue]
 
 
+class Continuation(Border):
+    """Where an extension begins: the final weights of what went before, the tokens they have seen, and what stays.
+
+    `first_sequence` is the place in the training text at which it goes on.
+    """
+
+    weights: Address
+    tokens: int
+    first_sequence: int
+    kept_layers: tuple[int, ...] = ()
+
+
 class Trial(Border):
     """Cut a student out of the teacher and retrain it until it has seen `until_tokens`.
 
-    The schedule always spans `training.tokens`: stopping earlier is a point on the same curve.
+    The schedule always spans `training.tokens`: stopping earlier is a point on the same curve. An extension begins at
+    `continues`, with a schedule of its own over `training.tokens` more; `until_tokens` counts from there, and
+    measurements go on counting.
     """
 
     kind: Literal["trial"] = "trial"
     teacher: str
     teacher_sha256: str
-    scores_file: str
+    scores_file: Address
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
     architecture: Architecture
     data: DataFiles
@@ -109,20 +123,25 @@ class Trial(Border):
     until_tokens: int
     seed: int
     resources: ResourcesSpec
+    continues: Continuation | None = None
 
 
 class Promotion(Border):
-    """Distil a trial's final weights further, with a fresh optimizer and schedule."""
+    """Distil a trial's final weights further, with a fresh optimizer and schedule.
+
+    An extension begins at the weights of the promotion so far, and its measurements count on from `first_tokens`.
+    """
 
     kind: Literal["promotion"] = "promotion"
     teacher: str
     teacher_sha256: str
-    weights: str
+    weights: Address
     architecture: Architecture
     kept_layers: tuple[int, ...] = ()
     data: DataFiles
     training: TrainingSpec
     first_sequence: int
+    first_tokens: int = 0
     seed: int
     resources: ResourcesSpec
 
@@ -133,7 +152,7 @@ class Export(Border):
     kind: Literal["export"] = "export"
     teacher: str
     teacher_sha256: str
-    weights: str
+    weights: Address
     architecture: Architecture
     kept_layers: tuple[int, ...] = ()
     data: DataFiles
@@ -183,8 +202,8 @@ class Calibrated(Border):
     """
 
     kind: Literal["calibrate"] = "calibrate"
-    scores_file: str
-    importance_file: str | None = None
+    scores_file: Address
+    importance_file: Address | None = None
     samples: int
     loss: float | None
     dtype: str
@@ -193,8 +212,8 @@ class Calibrated(Border):
 
 class ScoresMerged(Border):
     kind: Literal["merge_scores"] = "merge_scores"
-    scores_file: str
-    importance_file: str
+    scores_file: Address
+    importance_file: Address
 
 
 class Trained(Border):
@@ -204,7 +223,7 @@ class Trained(Border):
     """
 
     kind: Literal["trial", "promotion"]
-    weights: str
+    weights: Address
     kept_layers: tuple[int, ...] = ()
     tokens: int
     dtype: str
@@ -214,7 +233,7 @@ class Exported(Border):
     """`loss` is measured on the folder itself, in the dtype that its weights are stored in."""
 
     kind: Literal["export"] = "export"
-    folder: str
+    folder: Address
     parameters: int
     loss: Number
 
@@ -226,8 +245,8 @@ class Pruned(Border):
     """
 
     kind: Literal["prune"] = "prune"
-    folder: str
-    importance_file: str
+    folder: Address
+    importance_file: Address
     parameters: int
     loss: Number
     kept_layers: tuple[int, ...]
@@ -237,7 +256,7 @@ class LatencyMeasured(Border):
     """`table` is a file with a LatencyTable."""
 
     kind: Literal["latency"] = "latency"
-    table: str
+    table: Address
 
 
 JobResult = Annotated[
@@ -269,21 +288,37 @@ class JobProgress(Border):
 
 
 class Resources(Border):
-    """What an attempt occupies. `gpus` left open: one where the workers have any, else none."""
+    """What an attempt occupies. `gpus` left open: one where the workers have any, else none.
+
+    `custom` are amounts of what nodes declare besides, by name.
+    """
 
     cpus: int
     gpus: float | None = None
+    memory_bytes: int = 0
+    accelerator_type: str | None = None
+    custom: tuple[tuple[str, float], ...] = ()
 
 
 def resources_of(spec: JobSpec) -> Resources:
     """What an attempt at the job occupies; preparing the text takes one core."""
     if isinstance(spec, PrepareData):
         return Resources(cpus=1, gpus=0)
-    return Resources(cpus=spec.resources.cpus, gpus=spec.resources.gpus)
+    wanted = spec.resources
+    return Resources(
+        cpus=wanted.cpus,
+        gpus=wanted.gpus,
+        memory_bytes=wanted.memory_bytes,
+        accelerator_type=wanted.accelerator_type,
+        custom=tuple(sorted(wanted.custom.items())),
+    )
 
 
 class Assignment(Border):
-    """One attempt at a job: it writes below `folder` only, and may go on from what `earlier_folders` hold."""
+    """One attempt at a job: it writes below `folder` only, and may go on from what `earlier_folders` hold.
+
+    `avoid_nodes` are those on which earlier ones broke; it runs there only if it can run nowhere else.
+    """
 
     job_id: int
     attempt: int
@@ -291,28 +326,33 @@ class Assignment(Border):
     folder: str
     resources: Resources
     earlier_folders: tuple[str, ...] = ()
+    avoid_nodes: tuple[str, ...] = ()
 
 
 class Failure(Border):
     """Why an attempt ended without a result.
 
-    `lost`: whoever ran the workers died, which does not count against the job. `user_error`: the same input would
-    fail again, so it is not tried again.
+    `lost`: its worker, its node, or whoever ran them died: that is counted apart from what the job itself does wrong.
+    `interrupted`: it was told to end, and did so in order: that is not counted. `user_error`: the same input would fail
+    again, so it is not tried again.
     """
 
     reason: str
     lost: bool = False
+    interrupted: bool = False
     user_error: bool = False
 
 
 class Update(Border):
     """What is new of one attempt; with nothing else in it, that the attempt is alive.
 
-    `result` or `failure` ends the attempt, and then comes with its last measurements.
+    `result` or `failure` ends the attempt, and then comes with its last measurements. `node` is where it runs, as the
+    pool names it, once that is known.
     """
 
     job_id: int
     attempt: int
+    node: str | None = None
     progress: JobProgress | None = None
     measurements: tuple[Measurement, ...] = ()
     result: JobResult | None = None
@@ -322,8 +362,15 @@ class Update(Border):
 class WorkerPool(Protocol):
     """Runs assignments. It remembers nothing that the folders of the attempts do not hold."""
 
-    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
-        """Whether an assignment of `wanted` can start now, besides those of `claimed`, not submitted yet."""
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources], avoid_nodes: Collection[str] = ()) -> bool:
+        """Whether an assignment of `wanted` can start now, besides those of `claimed`, not submitted yet.
+
+        Nodes of `avoid_nodes` count only where no other could ever hold it.
+        """
+        ...
+
+    def obstacle(self, wanted: Resources) -> str | None:
+        """Why no node could ever start it, even when all are empty, in a sentence; None if one could."""
         ...
 
     def submit(self, assignment: Assignment) -> None:
@@ -341,6 +388,13 @@ class WorkerPool(Protocol):
         """What happened since the last call, oldest first; does not wait. An attempt in no update gave no sign."""
         ...
 
+    def interrupt(self, job_id: int, attempt: int) -> None:
+        """Tells an attempt to save its state and end; returns at once, and told again, nothing changes.
+
+        What it comes to is polled: an interrupted failure, or whatever came first.
+        """
+        ...
+
     def cancel(self, job_id: int, attempt: int) -> None:
         """Ends an attempt for good, if it runs; no update of it follows."""
         ...
@@ -356,8 +410,3 @@ class WorkerPool(Protocol):
     def close(self) -> None:
         """Frees what the pool itself holds, after a release."""
         ...
-
-
-def attempt_folder(run_folder: Path, job_id: int, attempt: int) -> Path:
-    """Where an attempt writes."""
-    return run_folder / "jobs" / f"{job_id:06d}" / f"attempt-{attempt}"

@@ -1,7 +1,9 @@
 """The leaderboard: candidates in the order of their losses, compared only at equal tokens."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Protocol
 
 from nas.architecture import Architecture
@@ -10,7 +12,7 @@ from nas.states import TrialState
 
 
 class Point(Protocol):
-    """What a ranking needs of a measurement."""
+    """What a ranking needs of a measurement, or of the mean of several."""
 
     @property
     def tokens(self) -> int: ...
@@ -18,6 +20,36 @@ class Point(Protocol):
     def loss(self) -> float: ...
     @property
     def kl_to_teacher(self) -> float: ...
+    @property
+    def num_seeds(self) -> int: ...
+
+
+class CurvePoint(Border):
+    """Losses in nats per token after `tokens` tokens: the mean over the trials, one for each seed, measured there."""
+
+    tokens: int
+    loss: float
+    kl_to_teacher: float
+    num_seeds: int = 1
+
+
+def mean_curve(curves: Sequence[Sequence[CurvePoint]]) -> tuple[CurvePoint, ...]:
+    """The mean over the trials of one candidate, at every token count over those that were measured there."""
+    if len(curves) == 1:
+        return tuple(curves[0])
+    at: dict[int, list[CurvePoint]] = defaultdict(list)
+    for curve in curves:
+        for point in curve:
+            at[point.tokens].append(point)
+    return tuple(
+        CurvePoint(
+            tokens=tokens,
+            loss=fmean(point.loss for point in points),
+            kl_to_teacher=fmean(point.kl_to_teacher for point in points),
+            num_seeds=len(points),
+        )
+        for tokens, points in sorted(at.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -36,8 +68,8 @@ class Contender:
 class Standing(Border):
     """One row of the leaderboard. Losses are validation cross-entropies in nats per token.
 
-    `rank_after_pruning` orders all candidates by their loss before any retraining. `state` is the trial's,
-    derived from its job; a failed trial has no rank.
+    `rank_after_pruning` orders all candidates by their loss before any retraining. `num_seeds` is over how many trials
+    losses are means. `state` is the trials', derived from their jobs; a candidate whose trials failed has no rank.
     """
 
     rank: int | None
@@ -47,6 +79,7 @@ class Standing(Border):
     parameters: int
     non_embedding_parameters: int
     tokens: int
+    num_seeds: int
     loss: float | None
     loss_after_pruning: float | None
     kl_to_teacher: float | None
@@ -79,6 +112,7 @@ def _standing(contender: Contender, rank: int | None, rank_after_pruning: int | 
         parameters=contender.parameters,
         non_embedding_parameters=contender.non_embedding_parameters,
         tokens=curve[-1].tokens if curve else 0,
+        num_seeds=curve[-1].num_seeds if curve else 0,
         loss=curve[-1].loss if curve else None,
         loss_after_pruning=curve[0].loss if curve and curve[0].tokens == 0 else None,
         kl_to_teacher=curve[-1].kl_to_teacher if curve else None,

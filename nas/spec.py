@@ -123,6 +123,26 @@ class ResourcesSpec(Border):
     dtype: ComputeDtype = Field(
         default="auto", description="auto (bfloat16 where the device has it natively), float32 or bfloat16"
     )
+    memory_bytes: Count = Field(
+        default=0, ge=0, description="bytes of a node's memory that one job reserves on Ray, at least 0, 0 for none"
+    )
+    accelerator_type: str | None = Field(
+        default=None, min_length=1, description="the kind of GPU as Ray names it, such as A100; left out, any"
+    )
+    custom: dict[str, Number] = Field(
+        default_factory=dict,
+        description="amounts above 0 of resources that the nodes of a Ray cluster declare, by name",
+    )
+
+    @field_validator("custom")
+    @classmethod
+    def _amounts(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, amount in value.items():
+            if amount <= 0:
+                raise ValueError(f"has {amount:g} of {name}, not an amount above 0")
+            if name.upper() in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+                raise ValueError(f"has {name}, which has a field of its own")
+        return value
 
 
 class ServingSpec(Border):
@@ -146,6 +166,24 @@ class HardwareSpec(Border):
     )
     price_per_hour: Number | None = Field(
         default=None, ge=0, description="what an hour of a device costs, in any currency, at least 0"
+    )
+
+
+class SpendingSpec(Border):
+    """What a search may use; reaching any of it ends what runs with a checkpoint, and starts nothing more.
+
+    A device is a GPU, or a share of one as reserved, and the cores of a job that has none.
+    """
+
+    tokens: Count | None = Field(
+        default=None, gt=0, description="tokens of retraining, promotions included, at least 1; left out, no limit"
+    )
+    device_hours: Number | None = Field(default=None, gt=0, description="hours of devices, above 0; left out, no limit")
+    money: Number | None = Field(
+        default=None, gt=0, description="device hours at hardware.price_per_hour, above 0; left out, no limit"
+    )
+    wall_hours: Number | None = Field(
+        default=None, gt=0, description="hours since the search was submitted, above 0; left out, no limit"
     )
 
 
@@ -202,3 +240,26 @@ class SearchSpec(Border):
     max_failures: Count = Field(
         default=3, gt=0, description="how often a job may fail before it is given up, at least 1"
     )
+    max_losses: Count = Field(
+        default=20,
+        gt=0,
+        description="how often in a row a job may lose its worker, with nothing measured in between, before it is "
+        "given up, at least 1",
+    )
+    backoff_seconds: Number = Field(
+        default=10,
+        ge=0,
+        description="seconds before a job that has failed is tried again, at least 0; twice as long each time, up to "
+        "an hour",
+    )
+    spending: SpendingSpec = Field(
+        default_factory=SpendingSpec, description="what stops the search: tokens, device_hours, money, wall_hours"
+    )
+
+    @field_validator("spending")
+    @classmethod
+    def _money_has_a_price(cls, value: SpendingSpec, info: ValidationInfo) -> SpendingSpec:
+        hardware = info.data.get("hardware")
+        if value.money is not None and hardware is not None and hardware.price_per_hour is None:
+            raise ValueError("has money, but hardware.price_per_hour is not given")
+        return value

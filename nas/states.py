@@ -35,12 +35,13 @@ def check_move(job_id: int, old: JobState, new: JobState) -> None:
 
 
 class AttemptState(StrEnum):
-    """`failed` counts against its job; `lost`, with whoever ran it, does not."""
+    """`failed` counts against its job; `lost`, with whoever ran it, is counted apart; `interrupted` is not counted."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     LOST = "lost"
+    INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
 
 
@@ -56,24 +57,34 @@ class TrialState(StrEnum):
 
 
 class PromotionState(StrEnum):
-    """Derived from the promotion's jobs: first it is distilled, then exported."""
+    """Derived from the promotion's jobs, first it is distilled, then exported, and from what the user wants of it."""
 
     DISTILLING = "distilling"
     EXPORTING = "exporting"
+    PAUSED = "paused"
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 class SearchState(StrEnum):
+    """`paused` and `stopped` wait for their user; neither has anything running."""
+
     RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 class Intent(StrEnum):
-    """What the user wants of a search; the scheduler brings its state there."""
+    """What the user wants of a search, or of a promotion; the scheduler brings its state there.
+
+    `pause`: what runs ends with a checkpoint. `stop`: nothing new is started. `cancel`: what runs ends now.
+    """
 
     RUN = "run"
+    PAUSE = "pause"
+    STOP = "stop"
     CANCEL = "cancel"

@@ -9,19 +9,12 @@ from pydantic import Field, JsonValue
 from nas.architecture import Architecture
 from nas.border import Border
 from nas.cost import Cost
+from nas.extension import Extension
 from nas.jobs import JobProgress
-from nas.ranking import Standing
-from nas.states import AttemptState, JobState, PromotionState, SearchState
+from nas.ranking import CurvePoint, Standing
+from nas.spec import SpendingSpec
+from nas.states import AttemptState, Intent, JobState, PromotionState, SearchState, TrialState
 from nas.training_cost import TrainingCost
-
-
-class CurvePoint(Border):
-    """Loss in nats per token after `tokens` tokens."""
-
-    tokens: int
-    loss: float
-    kl_to_teacher: float
-
 
 # --- before anything is spent -------------------------------------------------------------------------------
 
@@ -80,13 +73,18 @@ class EnumerationView(Border):
 
 
 class JobView(Border):
-    """A job that is not done: queued, running, failed or cancelled. `reason` says what became of an earlier attempt."""
+    """A job that is not done: queued, running, failed or cancelled.
+
+    `reason` says what became of an earlier attempt, or what a queued one waits for; `not_before` is when a job that has
+    failed may be tried again.
+    """
 
     job_id: int
     kind: str
     candidate_id: int | None
     state: JobState
     attempt: int
+    not_before: datetime | None
     progress: JobProgress | None
     reason: str | None
 
@@ -94,6 +92,7 @@ class JobView(Border):
 class PromotionView(Border):
     """The full distillation of a candidate, and the folder of the model it ended in.
 
+    `intent` is what its user wants of it; `extensions` are the tokens that were added to the spec's.
     `exported_loss` is that of the folder itself, its weights rounded to the dtype they are stored in.
     """
 
@@ -102,14 +101,27 @@ class PromotionView(Border):
     architecture: Architecture
     curve: tuple[CurvePoint, ...]
     state: PromotionState
+    intent: Intent
+    extensions: tuple[int, ...]
     model_id: int | None
     folder: str | None
     parameters: int | None
     exported_loss: float | None
 
 
+class Spent(Border):
+    """What a search has used: `tokens` of retraining, `device_hours` of all attempts, what these cost where a device
+    has a price, and the hours from its submission to its end.
+    """
+
+    tokens: int
+    device_hours: float
+    money: float | None
+    wall_hours: float
+
+
 class SearchSummary(Border):
-    """A search in a list. `cancelling`: its user has cancelled it, and what runs is being ended.
+    """A search in a list. `intent` is what its user wants of it, and what a running one is being brought to.
 
     `tokens_done` counts all retraining, of `tokens_total`, promotions included. `best` is the first of its leaderboard.
     """
@@ -117,10 +129,11 @@ class SearchSummary(Border):
     id: int
     name: str
     state: SearchState
-    cancelling: bool
+    intent: Intent
     created_at: datetime
     finished_at: datetime | None
     teacher: Architecture
+    archived_at: datetime | None
     num_candidates: int
     num_retrained: int
     tokens_done: int
@@ -131,6 +144,8 @@ class SearchSummary(Border):
 class SearchView(Border):
     """A search as it stands; see SearchSummary for the fields they share.
 
+    `reason` says why it failed, or what has stopped it. `extensions` are what was added since it was submitted,
+    `spending` is what stops it now.
     `user_error` says that it failed for something in its spec, teacher or text. `tokens_per_second` sums the running
     trials and promotions; `seconds_left` follows from it, where it can be told.
     """
@@ -138,11 +153,15 @@ class SearchView(Border):
     id: int
     name: str
     state: SearchState
-    cancelling: bool
+    intent: Intent
     reason: str | None
     user_error: bool
     created_at: datetime
     finished_at: datetime | None
+    archived_at: datetime | None
+    extensions: tuple[Extension, ...]
+    spending: SpendingSpec
+    spent: Spent
     teacher: Architecture
     teacher_parameters: int
     teacher_loss: float | None
@@ -157,7 +176,7 @@ class SearchView(Border):
 
 
 class AttemptView(Border):
-    """One try at a job; `reason` says why it ended without a result, `folder` where it wrote."""
+    """One try at a job; `reason` says why it ended without a result, `node` where it ran, `folder` where it wrote."""
 
     job_id: int
     kind: str
@@ -166,14 +185,24 @@ class AttemptView(Border):
     started_at: datetime
     ended_at: datetime | None
     reason: str | None
+    node: str | None
     folder: str
+
+
+class TrialView(Border):
+    """The retraining of a candidate with one seed."""
+
+    seed: int
+    state: TrialState
+    curve: tuple[CurvePoint, ...]
 
 
 class CandidateDetails(Border):
     """All that is on record of one candidate: its row, its curves, and every attempt at its jobs.
 
     `cost` is not known of searches that were begun before the teacher's dtype was kept. `kept_layers` are the teacher's
-    layers that it came from, None until its trial has ended, or where they were not kept on record.
+    layers that it came from, None until its trial has ended, or where they were not kept on record. `curve` is the mean
+    of its `trials`' curves, one for each seed.
     """
 
     search: str
@@ -182,6 +211,7 @@ class CandidateDetails(Border):
     share_of_teacher: float
     kept_layers: tuple[int, ...] | None = None
     curve: tuple[CurvePoint, ...]
+    trials: tuple[TrialView, ...]
     promotion: PromotionView | None
     attempts: tuple[AttemptView, ...]
 
@@ -239,15 +269,27 @@ class ModelView(Border):
 
 class EventKind(StrEnum):
     SEARCH_CREATED = "search_created"
+    SEARCH_PAUSING = "search_pausing"
+    SEARCH_STOPPING = "search_stopping"
     SEARCH_CANCELLING = "search_cancelling"
     SEARCH_RESUMED = "search_resumed"
+    SEARCH_PAUSED = "search_paused"
+    SEARCH_STOPPED = "search_stopped"
     SEARCH_ENDED = "search_ended"
+    SEARCH_EXTENDED = "search_extended"
+    SEARCH_ARCHIVED = "search_archived"
+    SEARCH_UNARCHIVED = "search_unarchived"
+    SEARCH_DELETED = "search_deleted"
     JOB_QUEUED = "job_queued"
     JOB_STARTED = "job_started"
     JOB_ENDED = "job_ended"
     MEASURED = "measured"
     DECIDED = "decided"
     PROMOTED = "promoted"
+    PROMOTION_PAUSING = "promotion_pausing"
+    PROMOTION_CANCELLING = "promotion_cancelling"
+    PROMOTION_RESUMED = "promotion_resumed"
+    PROMOTION_EXTENDED = "promotion_extended"
     EXPORTED = "exported"
 
 
@@ -255,7 +297,9 @@ class EventView(Border):
     """One thing that happened, once; ids grow in the order in which events became visible.
 
     What `data` holds, by kind:
-    search_created: candidates, fitting; search_ended: state, reason; job_queued: job_kind, reason (of the attempt that
+    search_created: candidates, fitting; search_stopping, search_paused, search_stopped: reason, if it was not the user;
+    search_extended: candidates, tokens, seeds, spending, those that were given; promotion_*: promotion_id, and of
+    promotion_extended tokens; search_ended: state, reason; job_queued: job_kind, reason (of the attempt that
     ended without a result, if one did); job_started: job_kind, attempt; job_ended: job_kind, attempt, state, reason;
     measured: run (trial or promotion), tokens, loss, kl_to_teacher; decided: action, until_tokens, reason;
     promoted: promotion_id; exported: model_id, loss.

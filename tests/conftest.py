@@ -1,6 +1,7 @@
 """A tiny real teacher and real text, shared by the whole run."""
 
 import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nas.spec import SearchSpec
 from nas.spec_file import parse_spec
+from tests.ftp_server import ftp_server
+from workers import artifacts
 
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 END_OF_TEXT = "<|endoftext|>"
@@ -88,6 +91,32 @@ def learn(model: LlamaForCausalLM, tokens: torch.Tensor) -> None:
         optimizer.zero_grad()
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a store that other processes reach too: a new one, or TOPIARY_TEST_STORE, such as s3://bucket."""
+    if given := os.environ.get("TOPIARY_TEST_STORE"):
+        yield given
+        return
+    with ftp_server(tmp_path_factory.mktemp("store")) as url:
+        yield url
+
+
+@pytest.fixture
+def root(store: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A folder of that store for one test."""
+    url = f"{store}/{request.node.name.replace('[', '-').replace(']', '')}-{os.getpid()}"
+    yield url
+    artifacts.delete_folders([url])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What nodes keep of their own goes with the run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TOPIARY_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+        yield
+
+
 def tiny_spec(teacher: Path, text: Path, **changes: object) -> SearchSpec:
     """A search of four candidates that takes seconds."""
     content: dict[str, object] = {
@@ -107,6 +136,7 @@ def tiny_spec(teacher: Path, text: Path, **changes: object) -> SearchSpec:
         },
         "promotion": {"tokens": 1280, "batch_size": 4, "warmup_steps": 2, "measurements": 2, "checkpoint_seconds": 0},
         "resources": {"dtype": "float32"},
+        "backoff_seconds": 0,
         **changes,
     }
     return parse_spec(content, relative_to=Path("/"))

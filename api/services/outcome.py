@@ -1,11 +1,10 @@
 """What a search came to: promotions, models, and the best architecture with its weights."""
 
-from pathlib import Path
-
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
-from api.lifecycle import standings
+from api.services.files import sizes
+from api.standing import standings
 from api.store.records import JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
@@ -13,7 +12,7 @@ from nas.errors import ConflictError, NotFoundError
 from nas.hub import inspect_teacher
 from nas.jobs import Trained
 from nas.model_folder import ModelFolder
-from nas.states import JobState, PromotionState, SearchState
+from nas.states import Intent, JobState, PromotionState, SearchState
 from nas.views import BestView, Checkpoint, ModelFile, ModelView, PromotionView
 
 
@@ -24,7 +23,9 @@ def promotions(session: Session, name: str) -> list[PromotionView]:
     found = store.promotions.of_search(search.id)
     if not found:
         return []
-    candidates = {candidate.trial_id: candidate for candidate in store.searches.candidates(search.id)}
+    candidates = {
+        trial.id: candidate for candidate in store.candidates.of_search(search.id) for trial in candidate.trials
+    }
     models = store.promotions.models([promotion.id for promotion in found])
     curves, jobs = store.curves.of_search(search.id), store.jobs.of_search(search.id)
     return [
@@ -34,6 +35,8 @@ def promotions(session: Session, name: str) -> list[PromotionView]:
             architecture=candidates[promotion.trial_id].architecture,
             curve=curves.of_promotion.get(promotion.id, ()),
             state=_promotion_state(promotion, jobs),
+            intent=promotion.intent,
+            extensions=promotion.extensions,
             model_id=None if (model := models.get(promotion.id)) is None else model.id,
             folder=None if model is None else model.folder,
             parameters=None if model is None else model.parameters,
@@ -68,15 +71,16 @@ def best(session: Session, name: str) -> BestView:
     store = Store(session)
     search = store.searches.named(name)
     jobs = store.jobs.of_search(search.id)
-    first = standings(store.searches.candidates(search.id), jobs, store.curves.of_search(search.id))[0]
+    first = standings(store.candidates.of_search(search.id), jobs, store.curves.of_search(search.id))[0]
     if first.rank is None:
         raise ConflictError("search", name, "has no candidate that was measured", "a search further on")
     teacher = inspect_teacher(search.spec.teacher, whole=False)
+    trained = _trained(store, search, first.candidate_id, jobs)
     return BestView(
         search=name,
         final=search.state is SearchState.FINISHED,
         standing=first,
-        config=_config(teacher, first.architecture, _trained(store, search, first.candidate_id, jobs)),
+        config=_config(teacher, first.architecture, None if trained is None else trained[1]),
         checkpoint=_checkpoint(session, search, first.candidate_id, jobs),
     )
 
@@ -93,23 +97,28 @@ def _checkpoint(session: Session, search: SearchRecord, candidate_id: int, jobs:
                 loss=promotion.exported_loss if promotion.exported_loss is not None else promotion.curve[-1].loss,
             )
     store = Store(session)
-    trained = _trained(store, search, candidate_id, jobs)
-    if trained is None:
+    found = _trained(store, search, candidate_id, jobs)
+    if found is None:
         return None
-    trial_id = _trial_of(store, search, candidate_id)
+    trial_id, trained = found
     point = store.curves.of_search(search.id).of_trial[trial_id][-1]
     return Checkpoint(kind="trial", path=trained.weights, model_id=None, tokens=point.tokens, loss=point.loss)
 
 
-def _trial_of(store: Store, search: SearchRecord, candidate_id: int) -> int:
-    return next(each.trial_id for each in store.searches.candidates(search.id) if each.id == candidate_id)
-
-
-def _trained(store: Store, search: SearchRecord, candidate_id: int, jobs: list[JobRecord]) -> Trained | None:
-    """What the candidate's trial ended in, if it did."""
-    trial_id = _trial_of(store, search, candidate_id)
-    results = [job.result for job in jobs if job.trial_id == trial_id and isinstance(job.result, Trained)]
-    return results[-1] if results else None
+def _trained(
+    store: Store, search: SearchRecord, candidate_id: int, jobs: list[JobRecord]
+) -> tuple[int, Trained] | None:
+    """The first trial of a candidate that ended, by the order of its seeds, and what it ended in."""
+    candidate = next(each for each in store.candidates.of_search(search.id) if each.id == candidate_id)
+    return next(
+        (
+            (trial.id, job.result)
+            for trial in candidate.trials
+            for job in reversed(jobs)
+            if job.trial_id == trial.id and isinstance(job.result, Trained)
+        ),
+        None,
+    )
 
 
 def _config(teacher: ModelFolder, architecture: Architecture, trained: Trained | None) -> dict[str, JsonValue] | None:
@@ -135,26 +144,22 @@ def _models_of(session: Session, search: SearchRecord) -> list[ModelView]:
             loss=record.loss,
             folder=record.folder,
             created_at=record.created_at,
-            files=_files(Path(record.folder)),
+            files=tuple(ModelFile(name=name, size=size) for name, size in sizes(record.folder).items()),
         )
         for promotion in promotions(session, search.name)
         if (record := of_promotion.get(promotion.id)) is not None
     ]
 
 
-def _files(folder: Path) -> tuple[ModelFile, ...]:
-    """The files of a model's folder; none where it was deleted."""
-    if not folder.is_dir():
-        return ()
-    return tuple(ModelFile(name=file.name, size=file.stat().st_size) for file in sorted(folder.iterdir()))
-
-
 def _promotion_state(promotion: PromotionRecord, jobs: list[JobRecord]) -> PromotionState:
     newest = [job for job in jobs if job.promotion_id == promotion.id][-1]
     if newest.state is JobState.FAILED:
         return PromotionState.FAILED
-    if newest.state is JobState.CANCELLED:
+    if promotion.intent is Intent.CANCEL or newest.state is JobState.CANCELLED:
         return PromotionState.CANCELLED
-    if newest.kind == "promotion":
-        return PromotionState.DISTILLING
-    return PromotionState.FINISHED if newest.state is JobState.SUCCEEDED else PromotionState.EXPORTING
+    is_done = newest.state is JobState.SUCCEEDED and newest.kind == "export"
+    if is_done and newest.segment == len(promotion.extensions):
+        return PromotionState.FINISHED
+    if promotion.intent is Intent.PAUSE and newest.state is JobState.QUEUED:
+        return PromotionState.PAUSED
+    return PromotionState.EXPORTING if newest.kind == "export" and not is_done else PromotionState.DISTILLING

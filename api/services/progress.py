@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from api.store.curves import SearchCurves
-from api.store.records import JobRecord
+from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
+from nas.extension import promotion_segments, segment_ends
 from nas.jobs import JobProgress
-from nas.spec import SearchSpec
-from nas.states import JobState
+from nas.states import Intent, JobState
 
 
 def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
@@ -27,11 +27,24 @@ def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
     return sum(reached.values())
 
 
-def tokens_total(spec: SearchSpec, *, num_trials: int) -> int:
-    """What so many trials, and the promotions of their winners, come to."""
-    length = spec.data.sequence_length
-    num_promotions = min(spec.promotion.winners, num_trials)
-    return num_trials * spec.trial.actual_tokens(length) + num_promotions * spec.promotion.actual_tokens(length)
+def tokens_total(
+    search: SearchRecord,
+    candidates: Sequence[CandidateRecord],
+    jobs: Sequence[JobRecord],
+    promotions: Sequence[PromotionRecord],
+) -> int:
+    """What all trials that have not failed, and the promotions of the winners, come to."""
+    spec, length = search.spec, search.spec.data.sequence_length
+    failed = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.FAILED}
+    running = [[trial for trial in candidate.trials if trial.id not in failed] for candidate in candidates]
+    num_trials, num_candidates = sum(map(len, running)), sum(map(bool, running))
+    begun = [
+        segment_ends(promotion_segments(spec, promotion.extensions), length)[-1]
+        for promotion in promotions
+        if promotion.intent is not Intent.CANCEL
+    ]
+    to_come = max(0, min(spec.promotion.winners, num_candidates) - len(promotions))
+    return num_trials * search.trial_ends[-1] + sum(begun) + to_come * spec.promotion.actual_tokens(length)
 
 
 def tokens_per_second(jobs: Sequence[JobRecord]) -> float:

@@ -115,7 +115,7 @@ class _Stated:
 
 def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
     """Creates the search, or finds the one of this name; a failed or cancelled one is taken up again, and one
-    that is being cancelled goes on.
+    that is being cancelled goes on. One that is paused or stopped stays so.
 
     A search that ended before its first trial was queued gives way to a mended spec of its name.
 
@@ -124,15 +124,7 @@ def submit(database: Database, spec: SearchSpec, now: datetime) -> Submission:
     """
     with database.reading() as session:
         existing = _settled(Store(session), spec)
-    if (
-        existing is not None
-        and existing.intent is Intent.RUN
-        and existing.state
-        in (
-            SearchState.RUNNING,
-            SearchState.FINISHED,
-        )
-    ):
+    if existing is not None and not _is_to_be_taken_up(existing):
         return Submission(existing.id, existing.name, created=False)
     found = _checked(spec)
     try:
@@ -155,15 +147,26 @@ def _begin(store: Store, spec: SearchSpec, found: EnumerationView, now: datetime
             store.searches.discard(giving_way.id)
         search = store.searches.add(spec, found, now)
         return Submission(search.id, search.name, created=True)
-    if not store.searches.keep_running(existing.id, now) and store.searches.resume(existing.id, now):
-        # Once winners are promoted, a trial that is tried again could change nothing any more.
-        store.jobs.retry(existing.id, now, trials_too=not store.promotions.of_search(existing.id))
+    if existing.intent is Intent.CANCEL and store.searches.ask(existing.id, Intent.RUN, now):
+        return Submission(existing.id, existing.name, created=False)
+    if existing.state in (SearchState.FAILED, SearchState.CANCELLED):
+        store.searches.reopen(existing.id, now)
+        store.jobs.retry(existing.id, now)
     return Submission(existing.id, existing.name, created=False)
+
+
+def _is_to_be_taken_up(search: SearchRecord) -> bool:
+    """One that failed, was cancelled, or is being cancelled; one that waits does so until it is resumed."""
+    cancelling = search.state is SearchState.RUNNING and search.intent is Intent.CANCEL
+    return cancelling or search.state in (SearchState.FAILED, SearchState.CANCELLED)
 
 
 def _settled(store: Store, spec: SearchSpec) -> SearchRecord | None:
     """The search of this name and spec, if there is one. Raises ConflictError for one that cannot give way."""
-    existing = store.searches.find(spec.name)
+    existing = store.searches.find(spec.name, deleted=True)
+    if existing is not None and store.searches.find(spec.name) is None:
+        problem = "names a search that is being deleted"
+        raise ConflictError("name", spec.name, problem, "another name, or this one once that is gone")
     if existing is None or existing.spec == spec:
         return existing
     ended = existing.state in (SearchState.FAILED, SearchState.CANCELLED)

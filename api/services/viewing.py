@@ -1,56 +1,65 @@
 """Looking at searches: the store's rows as the views that users see. Every function raises NotFoundError."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.lifecycle import standings
 from api.scheduler import LEASE, LEASE_SECONDS
+from api.services.files import verified
 from api.services.outcome import promotions
 from api.services.progress import seconds_left, tokens_done, tokens_per_second, tokens_total
-from api.store.records import AttemptRecord, JobRecord, SearchRecord
+from api.spending import spent
+from api.standing import standings, trial_state
+from api.store.curves import SearchCurves
+from api.store.records import AttemptRecord, CandidateRecord, JobRecord, SearchRecord
 from api.store.store import Store
 from nas.cost import cost
 from nas.errors import NotFoundError
+from nas.extension import spending
 from nas.families import family_named
 from nas.importance_view import ImportanceView
 from nas.jobs import Calibrated, ScoresMerged, Trained
-from nas.ranking import Standing
+from nas.ranking import CurvePoint, mean_curve
 from nas.spec import SearchSpec
-from nas.states import Intent, JobState, SearchState, TrialState
+from nas.states import JobState, SearchState, TrialState
 from nas.views import (
     AttemptView,
     CandidateDetails,
-    CurvePoint,
     EventView,
     HealthView,
     JobView,
     SearchSummary,
     SearchView,
+    TrialView,
 )
 
 
-def view(session: Session, name: str) -> SearchView:
-    """The search as it stands."""
+def view(session: Session, name: str, now: datetime | None = None) -> SearchView:
+    """The search as it stands `now`, by default at this moment."""
     store = Store(session)
     search = store.searches.named(name)
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
-    rows = standings(store.searches.candidates(search.id), jobs, curves)
-    done, total = tokens_done(jobs, curves), tokens_total(search.spec, num_trials=_not_failed(rows))
+    candidates = store.candidates.of_search(search.id)
+    rows = standings(candidates, jobs, curves)
+    done = tokens_done(jobs, curves)
+    total = tokens_total(search, candidates, jobs, store.promotions.of_search(search.id))
     pace = tokens_per_second(jobs)
     running = search.state is SearchState.RUNNING
     return SearchView(
         id=search.id,
         name=search.name,
         state=search.state,
-        cancelling=running and search.intent is Intent.CANCEL,
+        intent=search.intent,
         reason=search.reason,
         user_error=search.state is SearchState.FAILED
         and any(job.user_error for job in jobs if job.state is JobState.FAILED),
         created_at=search.created_at,
         finished_at=search.finished_at,
+        archived_at=search.archived_at,
+        extensions=search.extensions,
+        spending=spending(search.spec, search.extensions),
+        spent=spent(store, search, now or datetime.now(UTC)),
         teacher=search.teacher,
         teacher_parameters=family_named(search.teacher.family).count(search.teacher),
         teacher_loss=next((loss for loss in _teacher_losses(jobs) if loss is not None), None),
@@ -65,10 +74,10 @@ def view(session: Session, name: str) -> SearchView:
     )
 
 
-def summaries(session: Session, *, limit: int, offset: int) -> list[SearchSummary]:
-    """Searches, the newest first."""
+def summaries(session: Session, *, limit: int, offset: int, archived: bool | None = False) -> list[SearchSummary]:
+    """Searches, the newest first; those that were archived, or all with `archived` None, if that is asked for."""
     store = Store(session)
-    searches = store.searches.newest_first(limit=limit, offset=offset)
+    searches = store.searches.newest_first(limit=limit, offset=offset, archived=archived)
     return [_summary(store, search) for search in searches]
 
 
@@ -77,28 +86,26 @@ def spec(session: Session, name: str) -> SearchSpec:
 
 
 def curves(session: Session, name: str) -> dict[int, tuple[CurvePoint, ...]]:
-    """The curve of every trial that has one, by candidate."""
+    """The curve of every candidate that has one: the mean of its trials' curves."""
     store = Store(session)
     search = store.searches.named(name)
-    of_trial = store.curves.of_search(search.id).of_trial
-    return {
-        candidate.id: of_trial[candidate.trial_id]
-        for candidate in store.searches.candidates(search.id)
-        if candidate.trial_id in of_trial
-    }
+    curves = store.curves.of_search(search.id)
+    found = {candidate.id: _curve(candidate, curves) for candidate in store.candidates.of_search(search.id)}
+    return {candidate_id: curve for candidate_id, curve in found.items() if curve}
 
 
 def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetails:
     """All that is on record of one candidate of a search."""
     store = Store(session)
     search = store.searches.named(name)
-    candidates = store.searches.candidates(search.id)
+    candidates = store.candidates.of_search(search.id)
     found = next((each for each in candidates if each.id == candidate_id), None)
     if found is None:
         raise NotFoundError("candidate", candidate_id, f"is not in {name}", "a candidate_id of its leaderboard")
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
-    attempts = store.jobs.attempts_of_candidate(found.trial_id)
-    of_trial = [job.result for job in jobs if job.trial_id == found.trial_id]
+    trial_ids = [trial.id for trial in found.trials]
+    attempts = store.attempts.of_candidate(trial_ids)
+    of_trial = [job.result for job in jobs if job.trial_id in trial_ids]
     kept = [result.kept_layers for result in of_trial if isinstance(result, Trained) and result.kept_layers]
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
@@ -109,14 +116,25 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
         kept_layers=kept[-1] if kept else None,
-        curve=curves.of_trial.get(found.trial_id, ()),
+        curve=_curve(found, curves),
+        trials=tuple(
+            TrialView(
+                seed=trial.seed,
+                state=trial_state(next((job for job in reversed(jobs) if job.trial_id == trial.id), None)),
+                curve=curves.of_trial.get(trial.id, ()),
+            )
+            for trial in found.trials
+        ),
         promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),
         attempts=tuple(_attempt_view(attempt) for attempt in attempts),
     )
 
 
 def importance(session: Session, name: str) -> ImportanceView:
-    """The scores of a search's teacher. Raises NotFoundError too while there are none, or if they were not kept."""
+    """The scores of a search's teacher. Raises NotFoundError too while there are none, or if they were not kept.
+
+    Raises CheckpointError for scores that are not what was written, StoreError where they cannot be read now.
+    """
     store = Store(session)
     search = store.searches.named(name)
     results = [job.result for job in store.jobs.of_search(search.id) if job.kind in ("calibrate", "merge_scores")]
@@ -128,25 +146,25 @@ def importance(session: Session, name: str) -> ImportanceView:
         problem = "was calibrated before scores were kept to be drawn" if ended else "has no scores yet"
         raise NotFoundError("search", name, problem, "a search whose calibration has ended")
     try:
-        return ImportanceView.model_validate_json(Path(files[0]).read_bytes())
+        return ImportanceView.model_validate_json(verified(files[0]).read_bytes())
     except (OSError, ValueError) as error:
         problem = "has scores that cannot be read any more"
         raise NotFoundError("search", name, problem, "a search whose folder of runs is whole") from error
 
 
-def attempt_folder(session: Session, job_id: int, number: int) -> Path:
+def attempt_folder(session: Session, job_id: int, number: int) -> str:
     """Where an attempt writes, its log among the rest."""
-    folder = Store(session).jobs.attempt(job_id, number).folder
+    folder = Store(session).attempts.one(job_id, number).folder
     if not folder:
         problem = "was made before folders were kept on record"
         raise NotFoundError("attempt", f"{number} of job {job_id}", problem, "a later attempt")
-    return Path(folder)
+    return folder
 
 
 def attempts(session: Session, name: str) -> list[AttemptView]:
     """Every try at every job of a search, by job."""
     store = Store(session)
-    return [_attempt_view(attempt) for attempt in store.jobs.attempts_of_search(store.searches.named(name).id)]
+    return [_attempt_view(attempt) for attempt in store.attempts.of_search(store.searches.named(name).id)]
 
 
 def events(session: Session, *, after: int, search: str | None, limit: int) -> list[EventView]:
@@ -172,20 +190,22 @@ def health(session: Session, now: datetime) -> HealthView:
 
 def _summary(store: Store, search: SearchRecord) -> SearchSummary:
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
-    rows = standings(store.searches.candidates(search.id), jobs, curves)
+    candidates = store.candidates.of_search(search.id)
+    rows = standings(candidates, jobs, curves)
     best = rows[0] if rows and rows[0].rank == 1 else None
     return SearchSummary(
         id=search.id,
         name=search.name,
         state=search.state,
-        cancelling=search.state is SearchState.RUNNING and search.intent is Intent.CANCEL,
+        intent=search.intent,
         created_at=search.created_at,
         finished_at=search.finished_at,
+        archived_at=search.archived_at,
         teacher=search.teacher,
         num_candidates=len(rows),
         num_retrained=sum(row.state is TrialState.SUCCEEDED for row in rows),
         tokens_done=tokens_done(jobs, curves),
-        tokens_total=tokens_total(search.spec, num_trials=_not_failed(rows)),
+        tokens_total=tokens_total(search, candidates, jobs, store.promotions.of_search(search.id)),
         best=best,
     )
 
@@ -195,12 +215,14 @@ def _teacher_losses(jobs: list[JobRecord]) -> list[float | None]:
     return [job.result.loss for job in jobs if isinstance(job.result, Calibrated)]
 
 
-def _not_failed(rows: list[Standing]) -> int:
-    return sum(row.state is not TrialState.FAILED for row in rows)
+def _curve(candidate: CandidateRecord, curves: SearchCurves) -> tuple[CurvePoint, ...]:
+    return mean_curve([curves.of_trial.get(trial.id, ()) for trial in candidate.trials])
 
 
 def _job_views(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> list[JobView]:
-    candidate_of_trial = {each.trial_id: each.id for each in store.searches.candidates(search.id)}
+    candidate_of_trial = {
+        trial.id: candidate.id for candidate in store.candidates.of_search(search.id) for trial in candidate.trials
+    }
     trial_of_promotion = {each.id: each.trial_id for each in store.promotions.of_search(search.id)}
 
     def candidate_of(job: JobRecord) -> int | None:
@@ -214,6 +236,7 @@ def _job_views(store: Store, search: SearchRecord, jobs: list[JobRecord]) -> lis
             candidate_id=candidate_of(job),
             state=job.state,
             attempt=job.attempt,
+            not_before=job.not_before if job.state is JobState.QUEUED else None,
             progress=job.progress,
             reason=job.reason,
         )
@@ -231,5 +254,6 @@ def _attempt_view(attempt: AttemptRecord) -> AttemptView:
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         reason=attempt.reason,
+        node=attempt.node,
         folder=attempt.folder,
     )

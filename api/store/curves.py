@@ -6,7 +6,7 @@ from datetime import datetime
 from math import isfinite
 
 import numpy as np
-from sqlalchemy import insert, select, union_all
+from sqlalchemy import func, insert, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,8 @@ from api.store.records import JobRecord
 from api.store.tables import CandidateRow, MeasurementRow, PromotionRow, SequenceLossesRow, TrialRow
 from nas.errors import StoreError
 from nas.jobs import Measurement
-from nas.views import CurvePoint, EventKind
+from nas.ranking import CurvePoint
+from nas.views import EventKind
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Curves:
         self._session = session
         self._events = Events(session)
 
-    def record(self, job: JobRecord, measurement: Measurement, now: datetime) -> None:
-        """Adds a point to the curve of a job's trial or promotion; a point that is there already stays as it is.
+    def record(self, job: JobRecord, measurement: Measurement, now: datetime) -> bool:
+        """Adds a point to the curve of a job's trial or promotion; whether it is new: one that is there stays.
 
         Raises StoreError for losses that are not finite: PostgreSQL would take them.
         """
@@ -53,7 +54,7 @@ class Curves:
             .returning(MeasurementRow.id)
         )
         if added is None:
-            return
+            return False
         losses = np.asarray(measurement.loss_per_sequence, dtype="<f4").tobytes()
         self._session.execute(insert(SequenceLossesRow).values(measurement_id=added, losses=losses))
         self._events.append(
@@ -67,6 +68,18 @@ class Curves:
             loss=measurement.loss,
             kl_to_teacher=measurement.kl_to_teacher,
         )
+        return True
+
+    def tokens_behind(self, search_id: int) -> int:
+        """The tokens of all retraining that was measured: of every trial and promotion, its furthest point."""
+        trials = select(TrialRow.id).join(CandidateRow, CandidateRow.id == TrialRow.candidate_id)
+        trials = trials.where(CandidateRow.search_id == search_id)
+        promotions = select(PromotionRow.id).where(PromotionRow.trial_id.in_(trials))
+        total = 0
+        for run, mine in ((MeasurementRow.trial_id, trials), (MeasurementRow.promotion_id, promotions)):
+            furthest = select(func.max(MeasurementRow.tokens).label("tokens")).where(run.in_(mine)).group_by(run)
+            total += self._session.scalar(select(func.sum(furthest.subquery().c.tokens))) or 0
+        return int(total)
 
     def of_search(self, search_id: int) -> SearchCurves:
         of_trial: dict[int, list[CurvePoint]] = defaultdict(list)

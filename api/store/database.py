@@ -20,6 +20,9 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 VERSION_TABLE = "topiary_alembic_version"
 """Our own, so that another program in the same database keeps its."""
 
+LOCK_SECONDS = 10
+"""A table that others hold for longer is not waited for by a migration: all who come after would wait as well."""
+
 _SQLITE_BUSY_SECONDS = 30
 _ACCEPTED = "an SQLAlchemy URL such as sqlite:////path/topiary.db or postgresql://user:password@host/name"
 
@@ -45,10 +48,31 @@ class Database:
         """Where an SQLite database is."""
         return Path(self._engine.url.database or "").resolve()
 
-    def migrate(self) -> None:
-        """Brings the tables to the newest version."""
-        with self._failures(), self._engine.connect() as connection:
-            command.upgrade(alembic_config(connection), "head")
+    def migrate(self, *, lock_seconds: float = LOCK_SECONDS) -> None:
+        """Brings the tables to the newest version.
+
+        Raises StoreError, among the rest if PostgreSQL does not get hold of a table for so many seconds.
+        """
+        with self._migrating() as connection:
+            command.upgrade(alembic_config(connection, lock_seconds), "head")
+
+    def step_down(self) -> None:
+        """Brings the tables to the version before theirs. Raises StoreError, also for what that could not hold."""
+        with self._migrating() as connection:
+            command.downgrade(alembic_config(connection), "-1")
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            is_locked = "lock timeout" in str(error.orig)
+            advice = ": stop what else uses the database, then migrate again" if is_locked else ""
+            problem = " ".join(str(error.orig).split())
+            raise StoreError(f"the database {self._engine.url} cannot be migrated: {problem}{advice}") from error
+        except RuntimeError as error:
+            raise StoreError(f"the database {self._engine.url} cannot be migrated: {error}") from error
 
     def check_version(self) -> None:
         """Raises StoreError unless the tables are of the version that this program needs."""
@@ -95,11 +119,12 @@ class Database:
         self._engine.dispose()
 
 
-def alembic_config(connection: Connection) -> Config:
+def alembic_config(connection: Connection, lock_seconds: float = LOCK_SECONDS) -> Config:
     """What Alembic's commands need to work on this connection."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
+    config.attributes["lock_seconds"] = lock_seconds
     return config
 
 

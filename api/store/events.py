@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from api.store.tables import EventRow, PromotionRow, SearchRow, TrialRow
@@ -24,7 +24,7 @@ class Events:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._pending: list[EventRow] = session.info.setdefault("events", [])
+        self._pending: list[dict[str, Any]] = session.info.setdefault("events", [])
 
     def append(
         self,
@@ -33,20 +33,24 @@ class Events:
         at: datetime,
         *,
         trial_id: int | None = None,
+        candidate_id: int | None = None,
         job_id: int | None = None,
         **data: JsonValue,
     ) -> None:
+        """Of a candidate, if the event is of one: as given, or that of the trial."""
         search = self._kept(("search", search_id), lambda: self._session.get_one(SearchRow, search_id))
+        if candidate_id is None and trial_id is not None:
+            candidate_id = self._candidate_of(trial_id)
         self._pending.append(
-            EventRow(
-                project_id=search.project_id,
-                search=search.name,
-                at=at,
-                kind=kind.value,
-                candidate_id=None if trial_id is None else self._candidate_of(trial_id),
-                job_id=job_id,
-                data=data,
-            )
+            {
+                "project_id": search.project_id,
+                "search": search.name,
+                "at": at,
+                "kind": kind.value,
+                "candidate_id": candidate_id,
+                "job_id": job_id,
+                "data": data,
+            }
         )
 
     def _candidate_of(self, trial_id: int) -> int:
@@ -76,8 +80,7 @@ class Events:
             return
         if self._session.get_bind().dialect.name == "postgresql":
             self._session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITING})
-        self._session.add_all(self._pending)
-        self._session.flush()
+        self._session.execute(insert(EventRow), self._pending)
         self._pending.clear()
 
     def after(self, event_id: int, *, search: str | None, limit: int) -> list[EventView]:
@@ -93,12 +96,17 @@ class Events:
 
     def newest_of(self, searches: Sequence[str]) -> dict[str, int]:
         """The number of the last event of each search, without those that have none."""
-        query = select(EventRow.search, func.max(EventRow.id)).where(EventRow.search.in_(searches))
-        return dict(self._session.execute(query.group_by(EventRow.search)).all())
+        # One look at the end of the index for each: grouped, a database would read all events there are.
+        found = {name: self._session.scalar(_newest_of(name)) for name in searches}
+        return {name: event_id for name, event_id in found.items() if event_id is not None}
 
     def pending_searches(self) -> frozenset[str]:
         """The searches to which something happened in this transaction."""
-        return frozenset(row.search for row in self._pending)
+        return frozenset(event["search"] for event in self._pending)
+
+
+def _newest_of(search: str) -> Select[int]:
+    return select(EventRow.id).where(EventRow.search == search).order_by(EventRow.id.desc()).limit(1)
 
 
 def trial_of(session: Session, trial_id: int | None, promotion_id: int | None) -> int | None:

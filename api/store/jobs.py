@@ -1,33 +1,45 @@
-"""Jobs and their attempts: the queue.
+"""Jobs: the queue.
 
 Every change of a state is one conditional statement, so a report of an attempt that is no longer its job's current,
 running one changes nothing, whoever brings it and whenever.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
+from api.store.attempts import Attempts
 from api.store.events import Events, trial_of
-from api.store.records import AttemptRecord, JobRecord, LiveAttempt
+from api.store.records import JobRecord
 from api.store.tables import AttemptRow, JobRow, PromotionRow
-from nas.errors import NotFoundError
-from nas.jobs import Failure, JobProgress, JobResult, JobSpec
-from nas.states import AttemptState, JobState, check_move
+from nas.jobs import Failure, JobProgress, JobResult, JobSpec, Trial, resources_of
+from nas.states import AttemptState, Intent, JobState, check_move
 from nas.views import EventKind
 
 _CLAIMED_AT_ONCE = 32
 """Of one search, in one step."""
 
 
+@dataclass(frozen=True)
+class NewTrial:
+    """A job to be added for a trial."""
+
+    trial_id: int
+    candidate_id: int
+    segment: int
+    spec: Trial
+
+
 class Jobs:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._events = Events(session)
+        self._attempts = Attempts(session)
 
     # --- what there is ---
 
@@ -39,98 +51,74 @@ class Jobs:
         *,
         trial_id: int | None = None,
         promotion_id: int | None = None,
+        segment: int = 0,
     ) -> None:
-        row = JobRow(
-            search_id=search_id,
-            trial_id=trial_id,
-            promotion_id=promotion_id,
-            kind=spec.kind,
-            spec=spec.model_dump(mode="json"),
-            state=JobState.QUEUED,
-            attempt=0,
-            failures=0,
-            user_error=False,
-        )
+        row = JobRow(**_new(search_id, spec, trial_id=trial_id, promotion_id=promotion_id, segment=segment))
         self._session.add(row)
         self._session.flush()
         self._tell(row, EventKind.JOB_QUEUED, now, reason=None)
 
+    def add_trials(self, search_id: int, trials: Sequence[NewTrial], now: datetime) -> None:
+        """Jobs for trials, all at once: there may be thousands."""
+        if not trials:
+            return
+        rows = [_new(search_id, new.spec, trial_id=new.trial_id, segment=new.segment) for new in trials]
+        ids = self._session.scalars(insert(JobRow).returning(JobRow.id, sort_by_parameter_order=True), rows)
+        for job_id, new in zip(ids, trials, strict=True):
+            told: dict[str, Any] = {"candidate_id": new.candidate_id, "job_id": job_id, "job_kind": "trial"}
+            self._events.append(EventKind.JOB_QUEUED, search_id, now, **told, reason=None)
+
     def get(self, job_id: int) -> JobRecord:
         return _job_record(self._session.get_one(JobRow, job_id), None)
+
+    def numbers(self) -> set[int]:
+        """Of all jobs on record."""
+        return set(self._session.scalars(select(JobRow.id)))
 
     def of_search(self, search_id: int) -> list[JobRecord]:
         """All jobs of a search with the progress of their current attempts, oldest first."""
         return self._records(JobRow.search_id == search_id)
 
-    def queued(self, search_ids: Sequence[int]) -> list[JobRecord]:
-        """Jobs that wait, oldest first: of each of these searches the first few, so that none hides another's."""
-        place = func.row_number().over(partition_by=JobRow.search_id, order_by=JobRow.id)
-        waiting = (
-            select(JobRow.id, place.label("place"))
-            .where(JobRow.state == JobState.QUEUED, JobRow.search_id.in_(search_ids))
-            .subquery()
-        )
-        return self._records(JobRow.id.in_(select(waiting.c.id).where(waiting.c.place <= _CLAIMED_AT_ONCE)))
+    def but_trials(self, search_id: int) -> list[JobRecord]:
+        """The few jobs of a search that are no trials, oldest first."""
+        return self._records((JobRow.search_id == search_id) & (JobRow.kind != "trial"))
 
-    def live(self) -> list[LiveAttempt]:
-        """Every attempt that runs according to the store, oldest job first."""
-        rows = self._session.execute(
-            select(JobRow.id, JobRow.attempt, AttemptRow.lease_until)
-            .join(AttemptRow, (AttemptRow.job_id == JobRow.id) & (AttemptRow.number == JobRow.attempt))
-            .where(JobRow.state == JobState.RUNNING)
+    def of_trials(self, search_id: int) -> list[JobRecord]:
+        """The jobs of a search's trials, oldest first."""
+        return self._records((JobRow.search_id == search_id) & (JobRow.kind == "trial"))
+
+    def num_retrained(self, search_id: int) -> int:
+        """How many jobs of a search's trials ended well."""
+        done = (JobRow.search_id == search_id) & (JobRow.state == JobState.SUCCEEDED) & (JobRow.kind == "trial")
+        return self._session.scalar(select(func.count()).select_from(JobRow).where(done)) or 0
+
+    def num_open(self, search_id: int, *, trials_only: bool = False) -> int:
+        """How many jobs of a search, or of its trials, are queued or running."""
+        query = (
+            select(func.count())
+            .select_from(JobRow)
+            .where(JobRow.search_id == search_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        )
+        return self._session.scalar(query.where(JobRow.kind == "trial") if trials_only else query) or 0
+
+    def queued(self, search_id: int, now: datetime) -> list[JobRecord]:
+        """The first few jobs of a search that wait to be started and may be, oldest first.
+
+        A job that has failed waits for a while; one of a promotion that its user holds back, for the user.
+        """
+        held_back = select(PromotionRow.id).where(PromotionRow.intent != Intent.RUN)
+        rows = self._session.scalars(
+            select(JobRow)
+            .where(
+                JobRow.search_id == search_id,
+                JobRow.state == JobState.QUEUED,
+                or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
+                or_(JobRow.promotion_id.is_(None), JobRow.promotion_id.not_in(held_back)),
+            )
             .order_by(JobRow.id)
+            .limit(_CLAIMED_AT_ONCE)
         )
-        return [LiveAttempt(*row) for row in rows]
-
-    def attempts(self, condition: ColumnElement[bool]) -> list[AttemptRecord]:
-        """Attempts of the jobs that fulfil a condition, by job, then by number."""
-        rows = self._session.execute(
-            select(AttemptRow, JobRow)
-            .join(JobRow, JobRow.id == AttemptRow.job_id)
-            .where(condition)
-            .order_by(AttemptRow.job_id, AttemptRow.number)
-        )
-        return [
-            AttemptRecord(
-                job_id=job.id,
-                kind=job.kind,
-                trial_id=job.trial_id,
-                promotion_id=job.promotion_id,
-                number=row.number,
-                state=AttemptState(row.state),
-                folder=row.folder,
-                started_at=row.started_at,
-                ended_at=row.ended_at,
-                reason=row.reason,
-            )
-            for row, job in rows
-        ]
-
-    def attempts_of_search(self, search_id: int) -> list[AttemptRecord]:
-        return self.attempts(JobRow.search_id == search_id)
-
-    def attempts_of_candidate(self, trial_id: int) -> list[AttemptRecord]:
-        """All tries at a trial, at its promotion, and at that one's export."""
-        promotions = select(PromotionRow.id).where(PromotionRow.trial_id == trial_id)
-        return self.attempts((JobRow.trial_id == trial_id) | JobRow.promotion_id.in_(promotions))
-
-    def attempt(self, job_id: int, number: int) -> AttemptRecord:
-        """Raises NotFoundError."""
-        found = self.attempts((JobRow.id == job_id) & (AttemptRow.number == number))
-        if not found:
-            raise NotFoundError("attempt", f"{number} of job {job_id}", "is not there", "an attempt of a candidate")
-        return found[0]
-
-    def attempts_of_run(self, job: JobRecord) -> list[AttemptRecord]:
-        """Attempts at the same trial or promotion, whichever of its jobs they belong to; the job's current one last."""
-        same_run = JobRow.id == job.id
-        if job.trial_id is not None or job.promotion_id is not None:
-            same_run = (
-                (JobRow.kind == job.kind)
-                & JobRow.trial_id.is_not_distinct_from(job.trial_id)
-                & JobRow.promotion_id.is_not_distinct_from(job.promotion_id)
-            )
-        return self.attempts(same_run & (JobRow.id <= job.id))
+        return [_job_record(row, None) for row in rows]
 
     # --- how it changes ---
 
@@ -141,21 +129,12 @@ class Jobs:
             (JobRow.id == job.id) & (JobRow.state == JobState.QUEUED) & (JobRow.attempt == job.attempt),
             state=JobState.RUNNING,
             attempt=number,
+            not_before=None,
             reason=None,
         )
         if not moved:
             return None
-        self._session.add(
-            AttemptRow(
-                job_id=job.id,
-                number=number,
-                state=AttemptState.RUNNING,
-                folder=folder,
-                started_at=now,
-                lease_until=lease_until,
-            )
-        )
-        self._session.flush()
+        self._attempts.begin(job.id, number, folder, resources_of(job.spec), now, lease_until)
         row = self._session.get_one(JobRow, job.id)
         self._tell(row, EventKind.JOB_STARTED, now, attempt=number)
         return _job_record(row, None)
@@ -165,14 +144,13 @@ class Jobs:
         query = select(JobRow.id).where(_current(job_id, attempt)).with_for_update()
         return self._session.scalar(query) is not None
 
-    def hear(self, job_id: int, attempt: int, progress: JobProgress | None, lease_until: datetime) -> None:
-        """A sign of life, and how far the attempt is if that is new."""
-        values: dict[str, Any] = {"lease_until": lease_until}
-        if progress is not None:
-            values["progress"] = progress.model_dump()
-        self._session.execute(
-            update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.number == attempt).values(**values)
-        )
+    def got_on(self, job_id: int) -> None:
+        """Forgives the losses of a job that has come further."""
+        self._change((JobRow.id == job_id) & (JobRow.state == JobState.RUNNING) & (JobRow.losses > 0), losses=0)
+
+    def say_why(self, job_id: int, reason: str) -> None:
+        """Puts on a queued job's record why it waits."""
+        self._change((JobRow.id == job_id) & (JobRow.state == JobState.QUEUED), reason=reason)
 
     def succeed(self, job_id: int, attempt: int, result: JobResult, now: datetime) -> bool:
         """Whether the attempt was current; if not, its result is refused."""
@@ -180,25 +158,35 @@ class Jobs:
             _current(job_id, attempt), state=JobState.SUCCEEDED, result=result.model_dump(mode="json"), reason=None
         )
         if done:
-            self._end_attempt(job_id, attempt, AttemptState.SUCCEEDED, None, now)
+            self._attempts.end(job_id, attempt, AttemptState.SUCCEEDED, None, now)
             row = self._session.get_one(JobRow, job_id)
             self._tell(row, EventKind.JOB_ENDED, now, attempt=attempt, state=JobState.SUCCEEDED, reason=None)
         return done
 
-    def give_back(self, job_id: int, attempt: int, failure: Failure, now: datetime, *, to: JobState) -> bool:
-        """Ends a current attempt without a result; the job is queued again, failed or cancelled."""
+    def give_back(
+        self,
+        job_id: int,
+        attempt: int,
+        failure: Failure,
+        now: datetime,
+        *,
+        to: JobState,
+        not_before: datetime | None = None,
+    ) -> bool:
+        """Ends a current attempt without a result; the job is failed, cancelled, or queued, not before some time."""
         check_move(job_id, JobState.RUNNING, to)
+        counts = to is not JobState.CANCELLED and not failure.interrupted
         done = self._change(
             _current(job_id, attempt),
             state=to,
             reason=failure.reason,
             user_error=failure.user_error,
-            failures=JobRow.failures + (0 if failure.lost else 1),
+            failures=JobRow.failures + int(counts and not failure.lost),
+            losses=JobRow.losses + int(counts and failure.lost),
+            not_before=not_before,
         )
         if done:
-            state = AttemptState.LOST if failure.lost else AttemptState.FAILED
-            ended = AttemptState.CANCELLED if to is JobState.CANCELLED else state
-            self._end_attempt(job_id, attempt, ended, failure.reason, now)
+            self._attempts.end(job_id, attempt, _ended(failure, to), failure.reason, now)
             row = self._session.get_one(JobRow, job_id)
             if to is JobState.QUEUED:
                 self._tell(row, EventKind.JOB_QUEUED, now, reason=failure.reason)
@@ -208,48 +196,64 @@ class Jobs:
 
     def cancel_all(self, search_id: int, now: datetime) -> list[tuple[int, int]]:
         """Cancels what a search has queued or running; returns (job, attempt) of what ran."""
+        return self._cancel(JobRow.search_id == search_id, "the search was cancelled", now)
+
+    def cancel_promotion(self, promotion_id: int, now: datetime) -> list[tuple[int, int]]:
+        """The same of a promotion."""
+        return self._cancel(JobRow.promotion_id == promotion_id, "the promotion was cancelled", now)
+
+    def retry(
+        self,
+        search_id: int,
+        now: datetime,
+        *,
+        states: Sequence[JobState] = (JobState.FAILED, JobState.CANCELLED),
+        only: Sequence[int] | None = None,
+    ) -> int:
+        """Queues the jobs of a search that ended in these states again, their failures forgiven; returns how many.
+
+        Not those of promotions that were cancelled by themselves. `only` are the ids of trials whose jobs are meant.
+        """
+        cancelled = select(PromotionRow.id).where(PromotionRow.intent == Intent.CANCEL)
+        of_promotion = JobRow.promotion_id.is_(None) | JobRow.promotion_id.not_in(cancelled)
+        ended = (JobRow.search_id == search_id) & JobRow.state.in_(states) & of_promotion
+        return self._retry(ended if only is None else ended & JobRow.trial_id.in_(only), now)
+
+    def retry_promotion(self, promotion_id: int, now: datetime) -> int:
+        """The same of a promotion."""
+        ended = JobRow.state.in_([JobState.FAILED, JobState.CANCELLED])
+        return self._retry((JobRow.promotion_id == promotion_id) & ended, now)
+
+    # --- how that is done ---
+
+    def _cancel(self, condition: ColumnElement[bool], why: str, now: datetime) -> list[tuple[int, int]]:
         ran = []
-        for job in self._records(
-            (JobRow.search_id == search_id) & JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
-        ):
-            cancelled = Failure(reason="the search was cancelled", lost=True)
+        cancelled = Failure(reason=why, lost=True)
+        for job in self._records(condition & JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])):
             if job.state is JobState.RUNNING:
                 if self.give_back(job.id, job.attempt, cancelled, now, to=JobState.CANCELLED):
                     ran.append((job.id, job.attempt))
             elif self._change(
-                (JobRow.id == job.id) & (JobRow.state == JobState.QUEUED),
-                state=JobState.CANCELLED,
-                reason=cancelled.reason,
+                (JobRow.id == job.id) & (JobRow.state == JobState.QUEUED), state=JobState.CANCELLED, reason=why
             ):
                 row = self._session.get_one(JobRow, job.id)
-                state = JobState.CANCELLED
-                self._tell(row, EventKind.JOB_ENDED, now, attempt=row.attempt, state=state, reason=row.reason)
+                self._tell(row, EventKind.JOB_ENDED, now, attempt=row.attempt, state=JobState.CANCELLED, reason=why)
         return ran
 
-    def retry(self, search_id: int, now: datetime, *, trials_too: bool) -> None:
-        """Queues the failed and cancelled jobs of a search again, their failures forgiven."""
-        ended = (JobRow.search_id == search_id) & JobRow.state.in_([JobState.FAILED, JobState.CANCELLED])
-        for row in self._session.scalars(
-            select(JobRow).where(ended if trials_too else ended & (JobRow.kind != "trial"))
-        ):
+    def _retry(self, condition: ColumnElement[bool], now: datetime) -> int:
+        rows = self._session.scalars(select(JobRow).where(condition).order_by(JobRow.id)).all()
+        for row in rows:
             check_move(row.id, JobState(row.state), JobState.QUEUED)
-            row.state, row.failures, row.user_error = JobState.QUEUED, 0, False
+            row.state, row.failures, row.losses, row.not_before = JobState.QUEUED, 0, 0, None
+            row.user_error = False
             self._session.flush()
             self._tell(row, EventKind.JOB_QUEUED, now, reason=row.reason)
-
-    # --- how that is done ---
+        return len(rows)
 
     def _change(self, condition: ColumnElement[bool], **values: object) -> bool:
         """Whether the one row was as the condition says, and now is as the values say."""
         result = self._session.execute(update(JobRow).where(condition).values(**values))
         return isinstance(result, CursorResult) and result.rowcount == 1
-
-    def _end_attempt(self, job_id: int, number: int, state: AttemptState, reason: str | None, now: datetime) -> None:
-        self._session.execute(
-            update(AttemptRow)
-            .where(AttemptRow.job_id == job_id, AttemptRow.number == number)
-            .values(state=state, ended_at=now, reason=reason)
-        )
 
     def _tell(self, row: JobRow, event: EventKind, now: datetime, **data: Any) -> None:
         trial_id = trial_of(self._session, row.trial_id, row.promotion_id)
@@ -268,8 +272,34 @@ class Jobs:
         ]
 
 
+def _new(
+    search_id: int, spec: JobSpec, *, trial_id: int | None, promotion_id: int | None = None, segment: int
+) -> dict[str, Any]:
+    return {
+        "search_id": search_id,
+        "trial_id": trial_id,
+        "promotion_id": promotion_id,
+        "kind": spec.kind,
+        "spec": spec.model_dump(mode="json"),
+        "state": JobState.QUEUED,
+        "attempt": 0,
+        "failures": 0,
+        "losses": 0,
+        "segment": segment,
+        "user_error": False,
+    }
+
+
 def _current(job_id: int, attempt: int) -> ColumnElement[bool]:
     return (JobRow.id == job_id) & (JobRow.attempt == attempt) & (JobRow.state == JobState.RUNNING)
+
+
+def _ended(failure: Failure, to: JobState) -> AttemptState:
+    if to is JobState.CANCELLED:
+        return AttemptState.CANCELLED
+    if failure.interrupted:
+        return AttemptState.INTERRUPTED
+    return AttemptState.LOST if failure.lost else AttemptState.FAILED
 
 
 def _job_record(row: JobRow, progress: JobProgress | None) -> JobRecord:
@@ -283,8 +313,11 @@ def _job_record(row: JobRow, progress: JobProgress | None) -> JobRecord:
         state=JobState(row.state),
         attempt=row.attempt,
         failures=row.failures,
+        losses=row.losses,
+        segment=row.segment,
         result_content=row.result,
         reason=row.reason,
         user_error=row.user_error,
+        not_before=row.not_before,
         progress=progress,
     )

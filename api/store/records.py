@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from nas.architecture import Architecture
+from nas.extension import Extension, segment_ends, trial_segments
 from nas.jobs import JobProgress, JobResult, JobSpec
 from nas.model_folder import StoredDtype
-from nas.spec import SearchSpec
+from nas.spec import SearchSpec, TrialSpec
 from nas.states import AttemptState, Intent, JobState, SearchState
 
 _JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
@@ -19,10 +20,13 @@ _JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)
 
 @dataclass(frozen=True)
 class SearchRecord:
+    """A search; spec and extensions are parsed when they are asked for."""
+
     id: int
     name: str
-    spec: SearchSpec
-    teacher: Architecture
+    spec_content: dict[str, Any]
+    extensions_content: list[Any]
+    teacher_content: dict[str, Any]
     teacher_dtype: StoredDtype | None
     num_fitting: int
     state: SearchState
@@ -30,15 +34,52 @@ class SearchRecord:
     reason: str | None
     created_at: datetime
     finished_at: datetime | None
+    archived_at: datetime | None
+
+    @cached_property
+    def spec(self) -> SearchSpec:
+        """As it was submitted."""
+        return SearchSpec.model_validate(self.spec_content)
+
+    @cached_property
+    def extensions(self) -> tuple[Extension, ...]:
+        """What was added since."""
+        return tuple(Extension.model_validate(content) for content in self.extensions_content)
+
+    @cached_property
+    def teacher(self) -> Architecture:
+        return Architecture.model_validate(self.teacher_content)
+
+    @property
+    def trial_segments(self) -> tuple[TrialSpec, ...]:
+        """How each of its trials is retrained, one after another."""
+        return trial_segments(self.spec, self.extensions)
+
+    @property
+    def trial_ends(self) -> tuple[int, ...]:
+        """The tokens behind a trial at the end of each segment."""
+        return segment_ends(self.trial_segments, self.spec.data.sequence_length)
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether its user, or what it may spend, wants that what runs ends with a checkpoint."""
+        return self.intent is Intent.PAUSE or (self.intent is Intent.STOP and self.reason is not None)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """The retraining of a candidate with one seed."""
+
+    id: int
+    seed: int
 
 
 @dataclass(frozen=True)
 class CandidateRecord:
-    """A candidate and its one trial; more seeds would be more trials."""
+    """A candidate and its trials, that of the spec's own seed first."""
 
     id: int
-    trial_id: int
-    seed: int
+    trials: tuple[TrialRecord, ...]
     architecture: Architecture
     parameters: int
     non_embedding_parameters: int
@@ -60,9 +101,12 @@ class JobRecord:
     state: JobState
     attempt: int
     failures: int
+    losses: int
+    segment: int
     result_content: dict[str, Any] | None
     reason: str | None
     user_error: bool
+    not_before: datetime | None = None
     progress: JobProgress | None = None
 
     @cached_property
@@ -84,6 +128,7 @@ class AttemptRecord:
     promotion_id: int | None
     number: int
     state: AttemptState
+    node: str | None
     folder: str
     started_at: datetime
     ended_at: datetime | None
@@ -96,19 +141,27 @@ class LiveAttempt:
 
     job_id: int
     number: int
+    search_id: int
+    promotion_id: int | None
     lease_until: datetime
 
 
 @dataclass(frozen=True)
 class PromotionRecord:
+    """A promotion, decided once `num_retrained` trials were; `extensions` are the tokens added to the spec's."""
+
     id: int
     trial_id: int
+    intent: Intent
+    extensions: tuple[int, ...]
+    num_retrained: int
 
 
 @dataclass(frozen=True)
 class ModelRecord:
     id: int
     promotion_id: int
+    segment: int
     folder: str
     parameters: int
     loss: float

@@ -2,6 +2,8 @@
 
 from sqlalchemy.orm import Session
 
+from api.store.attempts import Attempts
+from api.store.candidates import Candidates
 from api.store.curves import Curves
 from api.store.events import Events
 from api.store.jobs import Jobs
@@ -14,7 +16,9 @@ class Store:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.searches = Searches(session)
+        self.candidates = Candidates(session)
         self.jobs = Jobs(session)
+        self.attempts = Attempts(session)
         self.curves = Curves(session)
         self.decisions = Decisions(session)
         self.promotions = Promotions(session)

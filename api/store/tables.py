@@ -1,4 +1,8 @@
-"""The tables. Rows are never response models; what crosses a border is converted in the repository."""
+"""The tables. Rows are never response models; what crosses a border is converted in the repository.
+
+What a row may become is held by triggers, which the migrations make: a job moves as nas.states.LEGAL_MOVES says, and
+what has succeeded, ended, been measured, decided, exported or told never changes.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -51,7 +56,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {dict[str, Any]: JSON, datetime: UtcDateTime, int: _WHOLE_NUMBER}  # noqa: RUF012 - SQLAlchemy's own form
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        datetime: UtcDateTime,
+        int: _WHOLE_NUMBER,
+    }
 
 
 class ProjectRow(Base):
@@ -64,8 +74,8 @@ class SearchRow(Base):
     __tablename__ = "searches"
     __table_args__ = (
         UniqueConstraint("project_id", "name"),
-        CheckConstraint("state IN ('running', 'finished', 'failed', 'cancelled')", name="state"),
-        CheckConstraint("intent IN ('run', 'cancel')", name="intent"),
+        CheckConstraint("state IN ('running', 'paused', 'stopped', 'finished', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("intent IN ('run', 'pause', 'stop', 'cancel')", name="intent"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
@@ -81,6 +91,11 @@ class SearchRow(Base):
     reason: Mapped[str | None]
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    extensions: Mapped[list[Any]]
+    """What was added to the spec since, an Extension each."""
+    archived_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    """Since when it is being deleted; the row goes last, after the artifacts."""
 
 
 class CandidateRow(Base):
@@ -120,18 +135,27 @@ class DecisionRow(Base):
 
 class PromotionRow(Base):
     __tablename__ = "promotions"
+    __table_args__ = (CheckConstraint("intent IN ('run', 'pause', 'cancel')", name="intent"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), unique=True)
+    intent: Mapped[str]
+    extensions: Mapped[list[Any]]
+    """Tokens that were added to the spec's since, one number each."""
+    num_retrained: Mapped[int]
+    """How many trials had ended well when it was decided: with more, winners are looked for again."""
 
 
 class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", name="result"),
+        CheckConstraint("state <> 'running' OR attempt > 0", name="attempt"),
+        Index(None, "search_id", "state", "id"),
         {"sqlite_autoincrement": True},  # A number names a folder, so none is given out twice.
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), index=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"))
     trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"), index=True)
     promotion_id: Mapped[int | None] = mapped_column(ForeignKey("promotions.id"), index=True)
     kind: Mapped[str]
@@ -139,23 +163,42 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(index=True)
     attempt: Mapped[int]
     failures: Mapped[int]
+    losses: Mapped[int]
+    """How often its worker was lost since it last measured anything."""
+    not_before: Mapped[datetime | None]
+    """When it may be tried again, after a failure."""
+    segment: Mapped[int]
+    """Of its trial or promotion: 0, and one more for every extension by tokens."""
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     reason: Mapped[str | None]
     user_error: Mapped[bool]
     """Whether it failed for something that the user gave, which another attempt would meet again."""
 
 
+_IS_LIVE = text("state = 'running'")
+
+
 class AttemptRow(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         UniqueConstraint("job_id", "number"),
-        CheckConstraint("state IN ('running', 'succeeded', 'failed', 'lost', 'cancelled')", name="state"),
+        CheckConstraint(
+            "state IN ('running', 'succeeded', 'failed', 'lost', 'interrupted', 'cancelled')", name="state"
+        ),
+        CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
+        Index("uq_attempts_live", "job_id", unique=True, sqlite_where=_IS_LIVE, postgresql_where=_IS_LIVE),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
     number: Mapped[int]
     state: Mapped[str]
     folder: Mapped[str]
+    node: Mapped[str | None]
+    """Where it runs, as the pool names its nodes; None until it is known."""
+    devices: Mapped[float]
+    """What it counts for in device hours."""
+    device_seconds: Mapped[float | None]
+    """What it came to; None while it runs, and of attempts older than the column."""
     lease_until: Mapped[datetime]
     """Until when its worker may stay silent before it is given up as lost."""
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -190,11 +233,13 @@ class SequenceLossesRow(Base):
 
 
 class ModelRow(Base):
-    """What a promotion ended in."""
+    """What a promotion ended in; an extended one ends again."""
 
     __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("promotion_id", "segment"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    promotion_id: Mapped[int] = mapped_column(ForeignKey("promotions.id"), unique=True)
+    promotion_id: Mapped[int] = mapped_column(ForeignKey("promotions.id"))
+    segment: Mapped[int]
     folder: Mapped[str]
     parameters: Mapped[int]
     loss: Mapped[float]

@@ -55,13 +55,17 @@ def write_state(folder: Path, state: TrainingState) -> None:
     shutil.rmtree(final, ignore_errors=True)  # Of this step, but damaged, or it would have been resumed from.
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / _TENSORS)
-    record = {"step": state.step, "sha256": _digest(partial / _TENSORS)}
-    (partial / _STATE).write_text(json.dumps(record))
-    for file in (partial / _TENSORS, partial / _STATE, partial):
-        flush(file)
-    partial.replace(final)
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / _TENSORS)
+        record = {"step": state.step, "sha256": _digest(partial / _TENSORS)}
+        (partial / _STATE).write_text(json.dumps(record))
+        for file in (partial / _TENSORS, partial / _STATE, partial):
+            flush(file)
+        partial.replace(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # On a full disk, not to be left to fill it.
+        raise
     flush(folder)
     keep_newest(folder, _KEEP)
 

@@ -16,8 +16,11 @@ class HerePool:
         self.ran = ran
         self._ended: list[Update] = []
 
-    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources], avoid_nodes: Collection[str] = ()) -> bool:
         return True
+
+    def obstacle(self, wanted: Resources) -> str | None:
+        return None
 
     def submit(self, assignment: Assignment) -> None:
         self.ran.append(assignment.spec.kind)
@@ -35,6 +38,9 @@ class HerePool:
     def poll(self) -> list[Update]:
         ended, self._ended = self._ended, []
         return ended
+
+    def interrupt(self, job_id: int, attempt: int) -> None:
+        """Nothing runs any more."""
 
     def cancel(self, job_id: int, attempt: int) -> None:
         """Nothing runs any more."""

@@ -37,14 +37,18 @@ class InstantPool:
         self.submitted: list[Assignment] = []
         self.adopted: list[Assignment] = []
         self.cancelled: list[tuple[int, int]] = []
+        self.interrupted: list[tuple[int, int]] = []
         self.silent = False
         self._patient = patient
         self._waiting: list[Assignment] = []
         self._lost: list[Assignment] = []
         self._num_cpus = num_cpus
 
-    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources], avoid_nodes: Collection[str] = ()) -> bool:
         return len(self._waiting) + sum(each.cpus for each in claimed) + wanted.cpus <= self._num_cpus
+
+    def obstacle(self, wanted: Resources) -> str | None:
+        return None
 
     def submit(self, assignment: Assignment) -> None:
         self.submitted.append(assignment)
@@ -59,7 +63,15 @@ class InstantPool:
             return []
         lost = [_update(a, failure=Failure(reason="lost", lost=True)) for a in self._lost]
         waiting, self._waiting, self._lost = self._waiting, [], []
-        return lost + [self.outcome(assignment) for assignment in waiting]
+        return lost + [self._outcome(assignment) for assignment in waiting]
+
+    def _outcome(self, assignment: Assignment) -> Update:
+        if (assignment.job_id, assignment.attempt) in self.interrupted:
+            return _update(assignment, failure=Failure(reason="told to end", interrupted=True))
+        return self.outcome(assignment)
+
+    def interrupt(self, job_id: int, attempt: int) -> None:
+        self.interrupted.append((job_id, attempt))
 
     def cancel(self, job_id: int, attempt: int) -> None:
         self.cancelled.append((job_id, attempt))
@@ -92,11 +104,12 @@ def succeed(assignment: Assignment) -> Update:
         case MergeScores(scores_files=files_of_shards):
             result = ScoresMerged(scores_file="+".join(files_of_shards), importance_file="i")
         case Trial() | Promotion() as spec:
-            kind = spec.kind
-            tokens = 1280
-            result = Trained(kind=kind, weights=f"{assignment.folder}/w", tokens=tokens, dtype="float32")
+            run = spec.until_tokens if isinstance(spec, Trial) else spec.training.actual_tokens(32)
+            result = Trained(kind=spec.kind, weights=f"{assignment.folder}/w", tokens=run, dtype="float32")
             size = spec.architecture.hidden_size * spec.architecture.num_hidden_layers
-            points = (_point(0, 9 - size / 1000), _point(tokens, 5 + size / 1000))
+            first = _tokens_before(spec)
+            end = 5 + (size + spec.seed) / 1000 - first / 10_000
+            points = (_point(first, 9 - size / 1000), _point(first + run, end))
             return _update(assignment, result=result, measurements=points)
         case Export():
             result = Exported(folder=f"{assignment.folder}/model", parameters=1, loss=4.5)
@@ -105,6 +118,12 @@ def succeed(assignment: Assignment) -> Update:
 
 def fail(assignment: Assignment, reason: str = "it broke", *, user_error: bool = False) -> Update:
     return _update(assignment, failure=Failure(reason=reason, user_error=user_error))
+
+
+def _tokens_before(spec: Trial | Promotion) -> int:
+    if isinstance(spec, Promotion):
+        return spec.first_tokens
+    return 0 if spec.continues is None else spec.continues.tokens
 
 
 def _point(tokens: int, loss: float) -> Measurement:

@@ -20,6 +20,11 @@ class SharedCluster:
         self.running: dict[Key, Assignment] = {}
         self.ended: dict[Key, Update] = {}
         self.started: list[Key] = []
+        self.interrupted: list[Key] = []
+
+    def end(self, key: Key) -> None:
+        assignment = self.running.pop(key)
+        self.ended[key] = _interrupted(key) if key in self.interrupted else self.outcome(assignment)
 
 
 class ClusterPool:
@@ -31,12 +36,15 @@ class ClusterPool:
         self._mine: set[Key] = set()
         self._lost: list[Key] = []
 
-    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources], avoid_nodes: Collection[str] = ()) -> bool:
         self.hook("within the transaction")
         with self._cluster.lock:
             return (
                 len(self._cluster.running) + sum(each.cpus for each in claimed) + wanted.cpus <= self._cluster.num_cpus
             )
+
+    def obstacle(self, wanted: Resources) -> str | None:
+        return None
 
     def submit(self, assignment: Assignment) -> None:
         self.hook("between commit and submit")
@@ -60,11 +68,15 @@ class ClusterPool:
             updates = [_lost(key) for key in lost]
             for key in sorted(self._mine):
                 if key in self._cluster.running:
-                    self._cluster.ended[key] = self._cluster.outcome(self._cluster.running.pop(key))
+                    self._cluster.end(key)
                 updates.append(self._cluster.ended.get(key) or _lost(key))
             self._mine = set()
         self.hook("between poll and transaction")
         return updates
+
+    def interrupt(self, job_id: int, attempt: int) -> None:
+        with self._cluster.lock:
+            self._cluster.interrupted.append((job_id, attempt))
 
     def cancel(self, job_id: int, attempt: int) -> None:
         with self._cluster.lock:
@@ -85,3 +97,7 @@ class ClusterPool:
 
 def _lost(key: Key) -> Update:
     return Update(job_id=key[0], attempt=key[1], failure=Failure(reason="lost", lost=True))
+
+
+def _interrupted(key: Key) -> Update:
+    return Update(job_id=key[0], attempt=key[1], failure=Failure(reason="told to end", interrupted=True))

@@ -40,7 +40,7 @@ def spec(teacher_folder: Path, text_file: Path) -> SearchSpec:
 
 def look(database: Database) -> SearchView:
     with database.reading() as session:
-        return view(session, "tiny")
+        return view(session, "tiny", NOW)
 
 
 def check(database: Database) -> None:
@@ -49,7 +49,7 @@ def check(database: Database) -> None:
         store = Store(session)
         events = store.events.after(0, search=None, limit=10**6)
         jobs = store.jobs.of_search(store.searches.named("tiny").id)
-        live = store.jobs.live()
+        live = store.attempts.live()
         tried = attempts(session, "tiny")
     assert [event.id for event in events] == sorted({event.id for event in events})
     ended = Counter(event.job_id for event in events if event.data.get("state") == "succeeded" and event.job_id)
@@ -228,7 +228,7 @@ def test_of_a_result_and_a_loss_one_is_recorded(database: Database, database_url
         with database.transaction() as session:
             store = Store(session)
             store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-            job = store.jobs.queued([search_id])[0]
+            job = store.jobs.queued(search_id, NOW)[0]
             assert store.jobs.start_attempt(job, "/f", NOW, NOW) is not None
         key = (job.id, job.attempt + 1)
         recorded = both(
@@ -248,7 +248,7 @@ def test_a_job_is_claimed_once(database: Database, database_url: str, spec: Sear
         with database.transaction() as session:
             store = Store(session)
             store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-            job = store.jobs.queued([search_id])[0]
+            job = store.jobs.queued(search_id, NOW)[0]
         claims = both(database_url, partial(_claim, job), partial(_claim, job))
         assert sum(claim is not None for claim in claims) == 1
 

@@ -16,6 +16,7 @@ from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.errors import ConflictError
 from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
+from nas.states import Intent
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec
@@ -39,7 +40,7 @@ def scheduler(database: Database, pool: InstantPool) -> Scheduler:
 
 def look(database: Database) -> SearchView:
     with database.reading() as session:
-        return view(session, "tiny")
+        return view(session, "tiny", NOW)
 
 
 def run(database: Database, outcome: Outcome) -> tuple[SearchView, InstantPool]:
@@ -231,8 +232,9 @@ def test_lost_attempts_do_not_bring_a_job_closer_to_being_given_up(database: Dat
     assert all(row.rank is not None for row in seen.leaderboard)
 
 
-def test_winners_are_decided_once(database: Database, teacher_folder: Path, text_file: Path) -> None:
-    """A trial that is given up stays so, once others were promoted in its place."""
+def test_a_better_trial_that_is_tried_again_is_promoted_beside_the_one_in_its_place(
+    database: Database, teacher_folder: Path, text_file: Path
+) -> None:
     broken = {"trial", "export"}
 
     def outcome(assignment: Assignment) -> Update:
@@ -242,13 +244,14 @@ def test_winners_are_decided_once(database: Database, teacher_folder: Path, text
 
     seen, _ = run(database, outcome)
     assert seen.state == "failed"
-    promoted = seen.promotions[0].candidate_id
+    second = seen.promotions[0].candidate_id
     broken.clear()
     submit(database, tiny_spec(teacher_folder, text_file), NOW)
     seen, pool = run(database, outcome)
     assert seen.state == "finished"
-    assert [promotion.candidate_id for promotion in seen.promotions] == [promoted] == [seen.leaderboard[0].candidate_id]
-    assert [assignment.spec.kind for assignment in pool.submitted] == ["export"]
+    best = seen.leaderboard[0].candidate_id
+    assert [promotion.candidate_id for promotion in seen.promotions] == [second, best] != [best, best]
+    assert sorted(assignment.spec.kind for assignment in pool.submitted) == ["export", "export", "promotion", "trial"]
 
 
 def test_what_the_store_refuses_fails_its_own_attempt_only(database: Database) -> None:
@@ -306,7 +309,7 @@ def test_a_search_that_cannot_be_advanced_fails_and_holds_up_no_other(
 
     def broken(store: Store, search: SearchRecord, now: datetime) -> None:
         if search.name == "tiny" and store.jobs.of_search(search.id):
-            store.promotions.add(search.id, store.searches.candidates(search.id)[0].trial_id, now)
+            store.promotions.add(search.id, store.candidates.of_search(search.id)[0].trials[0].id, 1, now)
             raise OverflowError("too large for the database")
         advance(store, search, now)
 
@@ -362,9 +365,9 @@ def test_a_search_that_is_being_cancelled_can_be_taken_back(
     turns = scheduler(database, pool)
     turns.step()
     cancel(database, "tiny", NOW)
-    assert look(database).cancelling
+    assert look(database).intent is Intent.CANCEL
     submit(database, tiny_spec(teacher_folder, text_file), NOW)
-    assert not look(database).cancelling
+    assert look(database).intent is not Intent.CANCEL
     while turns.step():
         pass
     assert look(database).state == "finished"

@@ -1,6 +1,8 @@
 """The store: built by its migrations, and refusing what may not be."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +10,20 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, select
+from sqlalchemy import Engine, TextClause, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from api.scheduler import Scheduler
+from api.services.extending import extend
 from api.services.submission import enumerate_spec, submit
 from api.services.viewing import view
 from api.store.database import VERSION_TABLE, Database, alembic_config
 from api.store.store import Store
 from api.store.tables import Base, MeasurementRow, SequenceLossesRow
 from nas.errors import ConflictError, SettingError, SpecError, StoreError
-from nas.jobs import Measurement, PrepareData
+from nas.extension import Extension
+from nas.jobs import Measurement, PrepareData, Resources
+from nas.states import LEGAL_MOVES, AttemptState, Intent, JobState
 from nas.views import EventKind
 from tests.api.instant_pool import InstantPool, succeed
 from tests.conftest import tiny_spec
@@ -114,7 +119,7 @@ def test_a_search_is_read_as_it_was_written(database: Database, teacher_folder: 
     with database.reading() as session:
         store = Store(session)
         search = store.searches.named("tiny")
-        candidates = store.searches.candidates(search.id)
+        candidates = store.candidates.of_search(search.id)
     assert search.spec == spec
     assert search.created_at == NOW
     assert (search.teacher_dtype, search.num_fitting) == ("bfloat16", 4)
@@ -145,7 +150,7 @@ def test_more_than_256_shapes_need_a_sample_size(database: Database, teacher_fol
     with database.reading() as session:
         search = Store(session).searches.named("tiny")
         assert search.num_fitting == 512
-        assert len(Store(session).searches.candidates(search.id)) == 20
+        assert len(Store(session).candidates.of_search(search.id)) == 20
 
 
 def test_the_first_measurement_of_a_point_stays(database: Database, teacher_folder: Path, text_file: Path) -> None:
@@ -154,7 +159,7 @@ def test_the_first_measurement_of_a_point_stays(database: Database, teacher_fold
     losses = (1.25, 2.75)
     with database.transaction() as session:
         store = Store(session)
-        trial_id = store.searches.candidates(search_id)[0].trial_id
+        trial_id = store.candidates.of_search(search_id)[0].trials[0].id
         store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW, trial_id=trial_id)
         (job,) = store.jobs.of_search(search_id)
         store.curves.record(job, Measurement(tokens=64, loss=2.0, kl_to_teacher=0.5, loss_per_sequence=losses), NOW)
@@ -174,7 +179,7 @@ def test_a_job_is_started_once(database: Database, teacher_folder: Path, text_fi
     with database.transaction() as session:
         store = Store(session)
         store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
-        (job,) = store.jobs.queued([search_id])
+        (job,) = store.jobs.queued(search_id, NOW)
         started = store.jobs.start_attempt(job, "/f", NOW, NOW)
         assert started is not None
         assert started.attempt == 1
@@ -196,7 +201,178 @@ def test_events_of_a_transaction_that_is_rolled_back_are_not_told(
         before = Store(session).events.newest()
     with pytest.raises(KeyError), database.transaction() as session:
         store = Store(session)
-        store.searches.ask_to_cancel(store.searches.named("tiny").id, NOW)
+        store.searches.ask(store.searches.named("tiny").id, Intent.CANCEL, NOW)
         raise KeyError
     with database.reading() as session:
         assert Store(session).events.newest() == before
+
+
+# --- what may be, and what may change -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(database: Database, teacher_folder: Path, text_file: Path) -> Database:
+    """With one search that went through all its jobs."""
+    submit(database, tiny_spec(teacher_folder, text_file), NOW)
+    turns = Scheduler(database, InstantPool(succeed), Path("/run"), clock=lambda: NOW)
+    while turns.step():
+        pass
+    return database
+
+
+REFUSED = {
+    "UPDATE jobs SET reason = 'x' WHERE kind = 'export'": "a job that has succeeded does not change",
+    "UPDATE attempts SET folder = '/x' WHERE id = 1": "an attempt that has ended does not change",
+    "UPDATE attempts SET state = 'running', ended_at = NULL WHERE id = 1": "an attempt that has ended does not change",
+    "UPDATE measurements SET loss = 0.1": "a measurement does not change",
+    "UPDATE sequence_losses SET losses = ''": "a measurement does not change",
+    "UPDATE decisions SET until_tokens = 1": "a decision does not change",
+    "UPDATE models SET loss = 0.1": "a model does not change",
+    "UPDATE events SET kind = 'promoted'": "what has happened does not change",
+    "DELETE FROM events": "what has happened stays on record",
+    "UPDATE searches SET state = 'lost'": "ck_searches_state",
+    "UPDATE searches SET intent = 'sleep'": "ck_searches_intent",
+    "UPDATE promotions SET intent = 'stop'": "ck_promotions_intent",
+}
+
+
+def test_what_is_finished_does_not_change(finished: Database) -> None:
+    for statement, why in REFUSED.items():
+        with pytest.raises(IntegrityError, match=why), finished.transaction() as session:
+            session.execute(text(statement))
+
+
+@pytest.fixture
+def job_id(database: Database, teacher_folder: Path, text_file: Path) -> int:
+    spec = tiny_spec(teacher_folder, text_file)
+    search_id = submit(database, spec, NOW).search_id
+    with database.transaction() as session:
+        store = Store(session)
+        store.jobs.add(search_id, PrepareData(teacher="t", data=spec.data, training_tokens=1), NOW)
+        return store.jobs.of_search(search_id)[0].id
+
+
+def test_a_job_moves_as_its_table_says(database: Database, job_id: int) -> None:
+    """The database holds to nas.states, whoever writes to it."""
+    for old, new in product(JobState, JobState):
+        with database.transaction() as session:
+            for state in _path(old):
+                session.execute(_to(state))
+            allowed = new in LEGAL_MOVES[old] or (new is old and old is not JobState.SUCCEEDED)
+            with nullcontext() if allowed else pytest.raises(IntegrityError), session.begin_nested():
+                session.execute(_to(new))
+            session.rollback()
+
+
+def _to(state: JobState) -> TextClause:
+    result = "'{}'" if state is JobState.SUCCEEDED else "NULL"
+    return text(f"UPDATE jobs SET state = '{state}', attempt = 1, result = {result}")
+
+
+def _path(state: JobState) -> list[JobState]:
+    """The moves from the queue to a state."""
+    if state is JobState.QUEUED:
+        return []
+    return [JobState.RUNNING] if state is JobState.RUNNING else [JobState.RUNNING, state]
+
+
+def test_a_state_comes_with_what_it_means(database: Database, job_id: int) -> None:
+    for change, why in {"state = 'running'": "ck_jobs_attempt", "result = '{}'": "ck_jobs_result"}.items():
+        with pytest.raises(IntegrityError, match=why), database.transaction() as session:
+            session.execute(text(f"UPDATE jobs SET {change}"))
+
+
+def test_one_attempt_at_a_job_is_live(database: Database, job_id: int) -> None:
+    with database.transaction() as session:
+        Store(session).attempts.begin(job_id, 1, "/1", Resources(cpus=1), NOW, NOW)
+    with pytest.raises(IntegrityError, match=r"uq_attempts_live|attempts\.job_id"), database.transaction() as session:
+        Store(session).attempts.begin(job_id, 2, "/2", Resources(cpus=1), NOW, NOW)
+    with database.transaction() as session:
+        Store(session).attempts.end(job_id, 1, AttemptState.LOST, "gone", NOW + timedelta(hours=1))
+        Store(session).attempts.begin(job_id, 2, "/2", Resources(cpus=1, gpus=0.5), NOW, NOW)
+        assert Store(session).attempts.device_seconds(1, NOW + timedelta(hours=2)) == 3600 + 0.5 * 7200
+    with pytest.raises(IntegrityError, match="ck_attempts_ended"), database.transaction() as session:
+        session.execute(text("UPDATE attempts SET state = 'failed' WHERE number = 2"))
+
+
+# --- migrations ---------------------------------------------------------------------------------------------
+
+
+def test_the_migrations_make_every_constraint_of_the_tables(database: Database, tmp_path: Path) -> None:
+    """Alembic compares no checks, nor what an index is of: so a store is made from the tables, and both are read."""
+    made = create_engine(database.url)
+    if made.dialect.name == "sqlite":
+        expected = create_engine(f"sqlite:///{tmp_path / 'expected.db'}")
+    else:
+        with made.begin() as connection:
+            connection.execute(text("CREATE SCHEMA expected"))
+        expected = create_engine(database.url, connect_args={"options": "-c search_path=expected"})
+    Base.metadata.create_all(expected)
+    for table in Base.metadata.tables:
+        assert _constraints(made, table) == _constraints(expected, table)
+    made.dispose()
+    expected.dispose()
+
+
+def _constraints(engine: Engine, table: str) -> dict[str, object]:
+    found = inspect(engine)
+    return {
+        "columns": {each["name"]: (str(each["type"]), each["nullable"]) for each in found.get_columns(table)},
+        "checks": {each["name"]: "".join(each["sqltext"].split()) for each in found.get_check_constraints(table)},
+        "unique": {each["name"]: each["column_names"] for each in found.get_unique_constraints(table)},
+        "indexes": {
+            each["name"]: (
+                each["column_names"],
+                each["unique"],
+                {key: str(value) for key, value in each.get("dialect_options", {}).items()},
+            )
+            for each in found.get_indexes(table)
+        },
+        "references": {each["name"]: each["referred_table"] for each in found.get_foreign_keys(table)},
+    }
+
+
+def test_a_step_down_and_up_again_keeps_what_is_on_record(finished: Database) -> None:
+    """What has no word in the older version waits there as cancelled."""
+    with finished.transaction() as session:
+        session.execute(text("UPDATE searches SET state = 'paused', intent = 'pause'"))
+    with finished.reading() as session:
+        before = view(session, "tiny", NOW)
+    finished.step_down()
+    engine = create_engine(finished.url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT state, intent FROM searches")).one() == ("cancelled", "cancel")
+    engine.dispose()
+    finished.migrate()
+    with finished.reading() as session:
+        after = view(session, "tiny", NOW)
+    changed = {"state": before.state, "intent": before.intent, "spent": before.spent}
+    assert (after.state, after.intent) == ("cancelled", "cancel")
+    assert after.spent.device_hours == 0, "what devices were used for is forgotten"
+    assert after.model_copy(update=changed) == before
+
+
+def test_no_step_down_with_searches_that_the_older_version_cannot_hold(finished: Database) -> None:
+    extend(finished, "tiny", Extension(seeds=1), NOW)
+    with pytest.raises(StoreError, match="cannot be migrated: there are searches that were extended"):
+        finished.step_down()
+    finished.check_version()
+    with finished.reading() as session:
+        assert len(view(session, "tiny").leaderboard) == 4
+
+
+def test_a_migration_gives_up_on_a_table_that_others_hold(
+    postgresql_database: str,
+) -> None:
+    database = Database(postgresql_database)
+    engine = create_engine(database.url)
+    with engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "0002")
+    with engine.connect() as holder:
+        holder.execute(text("SELECT count(*) FROM jobs"))  # Within a transaction that stays open.
+        with pytest.raises(StoreError, match="lock timeout: stop what else uses the database, then migrate again"):
+            database.migrate(lock_seconds=0.2)
+    database.migrate()
+    database.check_version()
+    engine.dispose()
+    database.close()

@@ -1,0 +1,103 @@
+"""More of a search that is there: more candidates, tokens or seeds, or a search like it under another name."""
+
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from api.services.submission import Submission, enumerate_spec, submit
+from api.store.database import Database
+from api.store.records import SearchRecord
+from api.store.store import Store
+from nas.architecture import Architecture
+from nas.errors import ConflictError, SpecError
+from nas.extension import Extension, segment_ends, trial_segments
+from nas.spec import MOST_SAMPLED, MOST_TOKENS, SearchSpec
+from nas.spec_file import parse_spec
+from nas.states import SearchState
+from nas.views import CandidateView
+
+_MOST_SEED = 2**63
+
+
+def extend(database: Database, name: str, extension: Extension, now: datetime) -> None:
+    """Adds to a search; a finished one is taken up again, one that waits goes on waiting.
+
+    Raises NotFoundError; SpecError for an extension that adds nothing or too much; ConflictError for a search that has
+    failed or was cancelled, and for one that was extended in the meantime.
+    """
+    if extension == Extension():
+        fields = ", ".join(Extension.model_fields)
+        raise SpecError("extension", "nothing", "is added", f"at least one of {fields}")
+    with database.reading() as session:
+        search = Store(session).searches.named(name)
+        shapes = [candidate.architecture for candidate in Store(session).candidates.of_search(search.id)]
+    _check_tokens(search, extension)
+    # Outside of any transaction: it takes as long as the space is large.
+    drawn = _more_candidates(search.spec, shapes, extension.candidates) if extension.candidates else []
+    with database.transaction() as session:
+        store = Store(session)
+        current = store.searches.named(name, lock=True)
+        if current.state in (SearchState.FAILED, SearchState.CANCELLED):
+            raise ConflictError("search", name, f"is {current.state}", "one that is taken up again first")
+        if current.extensions != search.extensions:
+            raise ConflictError("search", name, "was extended by another request just now", "the same request again")
+        seeds = [trial.seed for trial in store.candidates.of_search(current.id)[0].trials]
+        new = [(search.spec.seed + len(seeds) + number) % _MOST_SEED for number in range(extension.seeds)]
+        store.searches.extend(current.id, extension, now)
+        if drawn:
+            store.candidates.add(current.id, drawn, seeds)
+        if new:
+            store.candidates.add_seeds(current.id, new)
+        if drawn or new or extension.tokens:
+            store.searches.reopen(current.id, now)
+
+
+def clone(database: Database, name: str, new_name: str, changes: dict[str, Any], now: datetime) -> Submission:
+    """Submits a search like another under a name of its own; `changes` is a JSON merge patch of the spec.
+
+    Raises NotFoundError, and whatever submitting raises; ConflictError for a name that is taken.
+    """
+    with database.reading() as session:
+        spec = Store(session).searches.named(name).spec
+        if Store(session).searches.find(new_name, deleted=True) is not None:
+            raise ConflictError("name", new_name, "is taken", "a name that no search has")
+    content = _merged(spec.model_dump(mode="json"), {**changes, "name": new_name})
+    return submit(database, parse_spec(content, relative_to=Path("/")), now)
+
+
+def _merged(content: object, patch: object) -> object:
+    """RFC 7396: objects are merged, null takes a key away, anything else takes the place of what was there."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(content) if isinstance(content, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _check_tokens(search: SearchRecord, extension: Extension) -> None:
+    ends = segment_ends(trial_segments(search.spec, [*search.extensions, extension]), search.spec.data.sequence_length)
+    if ends[-1] > MOST_TOKENS:
+        problem = f"comes to {ends[-1]:.2e} tokens of a trial"
+        raise SpecError("tokens", extension.tokens, problem, f"at most {MOST_TOKENS:.0e}")
+
+
+def _more_candidates(spec: SearchSpec, there: Collection[Architecture], count: int) -> list[CandidateView]:
+    """So many shapes that fit the budget besides those that are there, drawn by the spec's seed, in order."""
+    wanted = len(there) + count
+    if wanted > MOST_SAMPLED:
+        problem = f"would make {wanted:,} candidates"
+        raise SpecError("candidates", count, problem, f"at most {MOST_SAMPLED:,} in all")
+    found = enumerate_spec(spec.model_copy(update={"sample_size": wanted}))
+    if found.num_fitting < wanted:
+        problem = f"is more than the {found.num_fitting - len(there)} shapes that fit the budget besides"
+        raise SpecError("candidates", count, problem, "fewer, or a clone with a wider space or budget")
+    known = set(there)
+    new = [candidate for candidate in found.candidates if candidate.architecture not in known]
+    places = Random(f"{spec.seed} {len(there)}").sample(range(len(new)), count)
+    return [new[place] for place in sorted(places)]

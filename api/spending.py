@@ -1,0 +1,34 @@
+"""What a search has used, and whether that is all that it may."""
+
+from datetime import datetime
+
+from api.store.records import SearchRecord
+from api.store.store import Store
+from nas.extension import spending
+from nas.spec import SpendingSpec
+from nas.views import Spent
+
+
+def spent(store: Store, search: SearchRecord, now: datetime) -> Spent:
+    """What a search has used until now, or until it ended."""
+    device_hours = store.attempts.device_seconds(search.id, now) / 3600
+    price = search.spec.hardware.price_per_hour
+    return Spent(
+        tokens=store.curves.tokens_behind(search.id) + store.attempts.tokens_not_measured(search.id),
+        device_hours=device_hours,
+        money=None if price is None else device_hours * price,
+        wall_hours=((search.finished_at or now) - search.created_at).total_seconds() / 3600,
+    )
+
+
+def used_up(store: Store, search: SearchRecord, now: datetime) -> str | None:
+    """The sentence that says which limit of a search's spending it has reached; None if it has not."""
+    limits = spending(search.spec, search.extensions)
+    if limits == SpendingSpec():
+        return None
+    used = spent(store, search, now)
+    for field in SpendingSpec.model_fields:
+        limit, value = getattr(limits, field), getattr(used, field)
+        if limit is not None and value is not None and value >= limit:
+            return f"spending.{field}: {value:,.4g} of {limit:,.4g} are used"
+    return None

@@ -1,0 +1,494 @@
+"""What users do to searches and promotions, over both databases; jobs end when the test says so."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from api.scheduler import Scheduler
+from api.services import control, promotion_control
+from api.services.deletion import delete
+from api.services.extending import clone, extend
+from api.services.outcome import best
+from api.services.submission import submit
+from api.services.viewing import attempts, candidate, summaries, view
+from api.store.database import Database
+from api.store.store import Store
+from nas.errors import ConflictError, NotFoundError, SpecError
+from nas.extension import Extension, PromotionExtension
+from nas.jobs import Assignment, Failure, JobProgress, Promotion, Resources, Trial, Update
+from nas.spec import SearchSpec, SpendingSpec
+from nas.views import EventKind, SearchView
+from tests.api.instant_pool import InstantPool, fail, succeed
+from tests.conftest import tiny_spec
+
+START = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+class HeldPool(InstantPool):
+    """Its jobs of the kinds in `held` go on until they are told to end, or are let go."""
+
+    def __init__(self, *held: str, num_cpus: int = 2) -> None:
+        super().__init__(succeed, num_cpus=num_cpus)
+        self.held = set(held)
+        self.progress: JobProgress | None = None
+        self.obstacles: dict[str, str] = {}
+
+    def obstacle(self, wanted: Resources) -> str | None:
+        return self.obstacles.get(wanted.accelerator_type or "")
+
+    def has_room(self, wanted: Resources, claimed: object, avoid_nodes: object = ()) -> bool:
+        return self.obstacle(wanted) is None and super().has_room(wanted, claimed, avoid_nodes)  # type: ignore[arg-type]
+
+    def poll(self) -> list[Update]:
+        told = set(self.interrupted)
+        kept = [a for a in self._waiting if a.spec.kind in self.held and (a.job_id, a.attempt) not in told]
+        self._waiting = [assignment for assignment in self._waiting if assignment not in kept]
+        updates = super().poll()
+        self._waiting = kept
+        return updates + [Update(job_id=a.job_id, attempt=a.attempt, progress=self.progress) for a in kept]
+
+
+class Turns:
+    """A scheduler and a clock that a test turns."""
+
+    def __init__(self, database: Database, pool: InstantPool) -> None:
+        self.now, self.pool = START, pool
+        self._database = database
+        self._scheduler = Scheduler(database, pool, Path("/run"), clock=lambda: self.now)
+
+    def step(self, count: int = 1, *, seconds: float = 0.3) -> SearchView:
+        for _ in range(count):
+            self.now += timedelta(seconds=seconds)
+            self._scheduler.step()
+        return self.look()
+
+    def until(self, reached: Callable[[SearchView], bool]) -> SearchView:
+        for _ in range(200):
+            if reached(seen := self.step()):
+                return seen
+        raise AssertionError(f"it is still {seen.state}, wanted {seen.intent}: {seen.jobs}")
+
+    def look(self, name: str = "tiny") -> SearchView:
+        with self._database.reading() as session:
+            return view(session, name, self.now)
+
+
+@pytest.fixture
+def spec(teacher_folder: Path, text_file: Path) -> SearchSpec:
+    return tiny_spec(teacher_folder, text_file)
+
+
+@pytest.fixture
+def database(database: Database, spec: SearchSpec) -> Database:
+    submit(database, spec, START)
+    return database
+
+
+def kinds(pool: InstantPool) -> list[str]:
+    return [assignment.spec.kind for assignment in pool.submitted]
+
+
+def is_training(seen: SearchView) -> bool:
+    return any(job.kind == "trial" and job.state == "running" for job in seen.jobs)
+
+
+def test_a_paused_search_saves_what_runs_and_goes_on_when_it_is_resumed(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    control.pause(database, "tiny", turns.now)
+    assert (turns.look().state, turns.look().intent) == ("running", "pause")
+    seen = turns.until(lambda seen: seen.state == "paused")
+    assert pool.interrupted == [(3, 1), (4, 1)], "each told once"
+    with database.reading() as session:
+        ended = [(each.state, each.reason) for each in attempts(session, "tiny") if each.kind == "trial"]
+    assert ended == [("interrupted", "told to end")] * 2
+    assert {job.state for job in seen.jobs} == {"queued"}
+    submitted = len(pool.submitted)
+    turns.step(5)
+    assert len(pool.submitted) == submitted, "nothing is started while it is paused"
+    control.pause(database, "tiny", turns.now)  # Asked again, nothing changes.
+    assert turns.look().state == "paused"
+
+    control.resume(database, "tiny", turns.now)
+    pool.held.clear()
+    seen = turns.until(lambda seen: seen.state == "finished")
+    again = [a for a in pool.submitted if a.job_id == 3][-1]
+    assert (again.attempt, again.earlier_folders) == (2, ("/run/jobs/000003/attempt-1",))
+    assert seen.finished_at is not None
+
+
+def test_a_pause_that_nobody_hears_waits_for_the_worker_or_its_loss(database: Database) -> None:
+    """The scheduler dies right after it told the workers; the next one tells them again."""
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    control.pause(database, "tiny", turns.now)
+    deaf = HeldPool("trial")
+    deaf.interrupt = lambda job_id, attempt: None  # type: ignore[method-assign]
+    deaf._waiting, pool._waiting = pool._waiting, []
+    second = Turns(database, deaf)
+    second.now = turns.now + timedelta(minutes=1)
+    assert second.step(20).state == "paused", "what it adopted was lost with the first"
+    with database.reading() as session:
+        assert {each.state for each in attempts(session, "tiny") if each.kind == "trial"} == {"lost"}
+
+
+def test_a_stopped_search_starts_nothing_new_and_ends_nothing(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    control.stop(database, "tiny", turns.now)
+    assert turns.step(3).state == "running", "what runs goes on"
+    pool.held.clear()
+    seen = turns.until(lambda seen: seen.state == "stopped")
+    assert pool.interrupted == []
+    assert [row.state for row in seen.leaderboard] == ["succeeded"] * 2 + ["queued"] * 2
+    assert seen.promotions == ()
+    control.resume(database, "tiny", turns.now)
+    assert turns.until(lambda seen: seen.state == "finished").promotions
+
+
+def test_a_stop_while_the_last_job_runs_ends_the_search_as_finished(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("export"))
+    turns.until(lambda seen: any(job.kind == "export" for job in seen.jobs))
+    turns.step()
+    control.stop(database, "tiny", turns.now)
+    pool.held.clear()
+    assert turns.step(3).state == "finished"
+
+
+def test_what_waits_can_be_cancelled_and_a_cancelled_search_goes_on(database: Database) -> None:
+    turns = Turns(database, HeldPool("trial"))
+    turns.until(is_training)
+    control.pause(database, "tiny", turns.now)
+    turns.until(lambda seen: seen.state == "paused")
+    control.cancel(database, "tiny", turns.now)
+    seen = turns.step(2)
+    assert (seen.state, {job.state for job in seen.jobs}) == ("cancelled", {"cancelled"})
+    with pytest.raises(ConflictError, match="is cancelled already; accepted: a search that is running, paused or stop"):
+        control.pause(database, "tiny", turns.now)
+    control.resume(database, "tiny", turns.now)
+    turns.pool.held.clear()  # type: ignore[attr-defined]
+    assert turns.until(lambda seen: seen.state == "finished").state == "finished"
+
+
+def test_a_user_who_changes_their_mind_has_the_last_word(database: Database) -> None:
+    turns = Turns(database, HeldPool("trial"))
+    turns.until(is_training)
+    for ask in (control.cancel, control.pause, control.stop, control.resume):
+        ask(database, "tiny", turns.now)
+    seen = turns.step(3)
+    assert (seen.state, seen.intent, is_training(seen)) == ("running", "run", True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"tokens": 2000}, "spending.tokens: 2,400 of 2,000 are used"),
+        ({"device_hours": 0.5}, "spending.device_hours: 0."),
+        ({"money": 1.0}, "spending.money: 1"),
+        ({"wall_hours": 0.5}, "spending.wall_hours: 0.5"),
+    ],
+)
+def test_a_search_that_has_used_up_what_it_may_stops(
+    database: Database, spec: SearchSpec, limits: dict[str, float], reason: str
+) -> None:
+    content = {**spec.model_dump(), "name": "costly", "spending": limits, "hardware": {"price_per_hour": 2.0}}
+    submit(database, SearchSpec.model_validate(content), START)
+    control.cancel(database, "tiny", START)
+    turns = Turns(database, pool := HeldPool("trial"))
+    for _ in range(6):
+        turns.step(seconds=60)
+    pool.progress = JobProgress(done=1200, total=1280, unit="tokens")
+    for _ in range(40):
+        turns.step(seconds=60 if "tokens" not in limits else 1)
+    seen = turns.look("costly")
+    assert (seen.state, seen.intent) == ("stopped", "stop")
+    assert str(seen.reason).startswith(reason)
+    assert {each[1] for each in pool.interrupted} == {1}, "what ran has saved its state"
+    with pytest.raises(ConflictError, match="may not go on: spending"):
+        control.resume(database, "costly", turns.now)
+    extend(database, "costly", Extension(spending=SpendingSpec(tokens=10**9)), turns.now)
+    control.resume(database, "costly", turns.now)
+    pool.held.clear()
+    turns.step(30)
+    assert turns.look("costly").state == "finished"
+
+
+def test_what_was_used_is_counted(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    before = turns.look().spent
+    assert before.tokens == 0
+    pool.progress = JobProgress(done=640, total=1280, unit="tokens")
+    turns.step(4, seconds=900)
+    after = turns.look().spent
+    assert after.tokens == 2 * 640
+    assert after.device_hours - before.device_hours == pytest.approx(2 * 1.0, abs=0.01), "two devices for an hour"
+    assert after.wall_hours - before.wall_hours == pytest.approx(1.0)
+    assert after.money is None
+
+
+def test_a_failed_trial_is_tried_again(database: Database, spec: SearchSpec) -> None:
+    def second_fails(assignment: Assignment) -> Update:
+        broken = isinstance(assignment.spec, Trial) and assignment.spec.architecture.axes == (2, 48, 64, 4, 2, 0)
+        return fail(assignment) if broken else succeed(assignment)
+
+    turns = Turns(database, pool := InstantPool(second_fails))
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [row.state for row in seen.leaderboard] == ["succeeded"] * 3 + ["failed"]
+    failed = seen.leaderboard[-1].candidate_id
+    with pytest.raises(ConflictError, match=f"search: candidate {seen.leaderboard[0].candidate_id} of tiny has no job"):
+        control.retry(database, "tiny", turns.now, candidate_id=seen.leaderboard[0].candidate_id)
+    with pytest.raises(NotFoundError, match="candidate: 99 is not in tiny"):
+        control.retry(database, "tiny", turns.now, candidate_id=99)
+    pool.outcome = succeed
+    control.retry(database, "tiny", turns.now, candidate_id=failed)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [row.state for row in seen.leaderboard] == ["succeeded"] * 4
+    assert failed in [promotion.candidate_id for promotion in seen.promotions], "it has won after all"
+    with pytest.raises(ConflictError, match="search: tiny has no job that failed"):
+        control.retry(database, "tiny", turns.now)
+
+
+def test_more_candidates_are_drawn_besides_those_that_are_there(database: Database, spec: SearchSpec) -> None:
+    content = {**spec.model_dump(), "name": "sampled", "sample_size": 2}
+    submit(database, SearchSpec.model_validate(content), START)
+    control.cancel(database, "tiny", START)
+    turns = Turns(database, InstantPool(succeed))
+    turns.step(20)
+    first = turns.look("sampled")
+    assert first.state == "finished"
+    with pytest.raises(SpecError, match="candidates: 3 is more than the 2 shapes that fit the budget besides"):
+        extend(database, "sampled", Extension(candidates=3), turns.now)
+    extend(database, "sampled", Extension(candidates=2), turns.now)
+    assert len(turns.look("sampled").leaderboard) == 4
+    turns.step(20)
+    seen = turns.look("sampled")
+    assert seen.state == "finished"
+    assert len({row.architecture for row in seen.leaderboard}) == 4
+    assert {row.state for row in seen.leaderboard} == {"succeeded"}
+    before = {row.candidate_id: row.loss for row in first.leaderboard}
+    assert {row.candidate_id: row.loss for row in seen.leaderboard}.items() >= before.items(), "what was there stays"
+    assert seen.promotions[0].candidate_id == first.promotions[0].candidate_id
+
+
+def test_more_tokens_go_on_from_the_final_weights(database: Database) -> None:
+    turns = Turns(database, pool := InstantPool(succeed))
+    before = turns.until(lambda seen: seen.state == "finished")
+    extend(database, "tiny", Extension(tokens=600), turns.now)
+    assert turns.look().tokens_total == 4 * (1280 + 640) + 1280, "completed to whole steps"
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [row.tokens for row in seen.leaderboard] == [1920] * 4
+    further = [a for a in pool.submitted if isinstance(a.spec, Trial) and a.spec.continues is not None]
+    assert len(further) == 4
+    for assignment in further:
+        spec = assignment.spec
+        assert isinstance(spec, Trial)
+        assert spec.continues is not None
+        first = next(
+            a for a in pool.submitted if isinstance(a.spec, Trial) and a.spec.architecture == spec.architecture
+        )
+        assert spec.continues.weights == f"{first.folder}/w"
+        assert (spec.continues.tokens, spec.continues.first_sequence) == (1280, 40)
+        assert (spec.training.tokens, spec.until_tokens) == (600, 640)
+        assert assignment.earlier_folders == (), "checkpoints of another schedule are not gone on from"
+    assert len(seen.promotions) == len(before.promotions) == 1
+    assert seen.tokens_done == seen.tokens_total
+
+
+def test_more_seeds_make_means(database: Database) -> None:
+    turns = Turns(database, pool := InstantPool(succeed))
+    before = turns.until(lambda seen: seen.state == "finished")
+    extend(database, "tiny", Extension(seeds=2), turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert {a.spec.seed for a in pool.submitted if isinstance(a.spec, Trial)} == {0, 1, 2}
+    assert [row.num_seeds for row in seen.leaderboard] == [3] * 4
+    for row, first in zip(seen.leaderboard, before.leaderboard, strict=True):
+        assert row.loss == pytest.approx(float(first.loss or 0) + 1 / 1000), "the mean of seeds 0, 1 and 2"
+    with database.reading() as session:
+        details = candidate(session, "tiny", seen.leaderboard[0].candidate_id)
+        assert [trial.seed for trial in details.trials] == [0, 1, 2]
+        assert details.curve[-1].num_seeds == 3
+    with pytest.raises(SpecError, match="extension: nothing is added; accepted: at least one of candidates, tokens"):
+        extend(database, "tiny", Extension(), turns.now)
+
+
+def test_an_extension_of_an_extension(database: Database) -> None:
+    """Seeds after tokens: new trials go through both segments, old ones stay as they are."""
+    turns = Turns(database, pool := InstantPool(succeed))
+    turns.until(lambda seen: seen.state == "finished")
+    extend(database, "tiny", Extension(tokens=1280), turns.now)
+    extend(database, "tiny", Extension(seeds=1), turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [(row.tokens, row.num_seeds) for row in seen.leaderboard] == [(2560, 2)] * 4
+    assert kinds(pool).count("trial") == 4 * 2 * 2
+
+
+def test_a_promotion_is_paused_extended_and_cancelled(database: Database, teacher_folder: Path) -> None:
+    turns = Turns(database, pool := HeldPool("promotion"))
+    seen = turns.until(lambda seen: any(job.kind == "promotion" and job.state == "running" for job in seen.jobs))
+    (promotion,) = seen.promotions
+    promotion_control.pause(database, "tiny", promotion.id, turns.now)
+    seen = turns.step(3)
+    assert (seen.state, seen.promotions[0].state) == ("running", "paused")
+    with pytest.raises(ConflictError, match=f"promotion: {promotion.id} is paused; accepted: one that has failed"):
+        promotion_control.retry(database, "tiny", promotion.id, turns.now)
+    promotion_control.resume(database, "tiny", promotion.id, turns.now)
+    promotion_control.extend(database, "tiny", promotion.id, PromotionExtension(tokens=128), turns.now)
+    pool.held.clear()
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert seen.promotions[0].curve[-1].tokens == 1280 + 128
+    assert kinds(pool).count("export") == 1, "what was extended before its end is exported once"
+    promotion_control.extend(database, "tiny", promotion.id, PromotionExtension(tokens=256), turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    specs = [a.spec for a in pool.submitted if isinstance(a.spec, Promotion)]
+    assert [(spec.first_tokens, spec.first_sequence) for spec in specs[-2:]] == [(1280, 80), (1408, 84)]
+    assert seen.promotions[0].model_id == 2, "it has ended again, in another model"
+    assert seen.tokens_done == seen.tokens_total
+
+    promotion_control.extend(database, "tiny", promotion.id, PromotionExtension(tokens=256), turns.now)
+    pool.held = {"promotion"}
+    turns.step(4)
+    promotion_control.cancel(database, "tiny", promotion.id, turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert seen.promotions[0].state == "cancelled"
+    assert seen.promotions[0].model_id == 2, "what it had ended in stays"
+
+
+def test_a_clone_is_a_search_of_its_own(database: Database) -> None:
+    turns = Turns(database, InstantPool(succeed))
+    cloned = clone(
+        database, "tiny", "again", {"seed": 7, "trial": {"tokens": 2560}, "promotion": {"winners": 0}}, START
+    )
+    assert cloned.created
+    with database.reading() as session:
+        spec, first = (Store(session).searches.named(name).spec for name in ("again", "tiny"))
+    assert (spec.seed, spec.trial.tokens, spec.trial.batch_size) == (7, 2560, first.trial.batch_size)
+    turns.step(20)
+    assert [turns.look(name).state for name in ("tiny", "again")] == ["finished", "finished"]
+    with pytest.raises(ConflictError, match="name: again is taken"):
+        clone(database, "tiny", "again", {}, START)
+    with pytest.raises(SpecError, match=r"trial\.tokens: -1"):
+        clone(database, "tiny", "third", {"trial": {"tokens": -1}}, START)
+
+
+def test_an_archived_search_is_out_of_the_lists(database: Database) -> None:
+    turns = Turns(database, InstantPool(succeed))
+    with pytest.raises(ConflictError, match="tiny is running; accepted: a search that has ended, or that waits"):
+        control.archive(database, "tiny", turns.now)
+    turns.until(lambda seen: seen.state == "finished")
+    control.archive(database, "tiny", turns.now)
+    with database.reading() as session:
+        assert summaries(session, limit=9, offset=0) == []
+        assert [each.name for each in summaries(session, limit=9, offset=0, archived=True)] == ["tiny"]
+        assert best(session, "tiny").final, "it is there all the same"
+    control.archive(database, "tiny", turns.now, archived=False)
+    with database.reading() as session:
+        assert len(summaries(session, limit=9, offset=0)) == 1
+
+
+def test_a_deleted_search_is_gone_with_its_folders_and_its_name_is_free(
+    database: Database, spec: SearchSpec, tmp_path: Path
+) -> None:
+    turns = Turns(database, pool := InstantPool(succeed))
+    turns._scheduler = Scheduler(database, pool, tmp_path, clock=lambda: turns.now)
+    with pytest.raises(ConflictError, match="tiny is running"):
+        delete(database, "tiny", turns.now)
+    turns.until(lambda seen: seen.state == "finished")
+    other = tmp_path / "jobs" / "000099" / "attempt-1"
+    for folder in (*(Path(a.folder) for a in pool.submitted), other):
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text("x")
+    delete(database, "tiny", turns.now)
+    assert list(tmp_path.rglob("log.txt")) == [other / "log.txt"]
+    with pytest.raises(NotFoundError):
+        turns.look()
+    with database.reading() as session:
+        told = Store(session).events.after(0, search="tiny", limit=999)
+        assert told[-1].kind is EventKind.SEARCH_DELETED, "what happened stays on record"
+    assert submit(database, spec, turns.now).created
+    turns.step(20)
+    assert turns.look().state == "finished"
+    assert not {a.folder for a in pool.submitted[:8]} & {a.folder for a in pool.submitted[8:]}
+
+
+def test_a_deletion_that_was_cut_off_goes_on_when_it_is_asked_again(database: Database, spec: SearchSpec) -> None:
+    turns = Turns(database, InstantPool(succeed))
+    turns.until(lambda seen: seen.state == "finished")
+    with database.transaction() as session:
+        store = Store(session)
+        store.searches.begin_to_delete(store.searches.named("tiny").id, turns.now)
+    with pytest.raises(NotFoundError):
+        turns.look()
+    with pytest.raises(ConflictError, match="tiny names a search that is being deleted"):
+        submit(database, spec, turns.now)
+    delete(database, "tiny", turns.now)
+    assert submit(database, spec, turns.now).created
+
+
+def test_failures_wait_longer_each_time(database: Database, spec: SearchSpec) -> None:
+    content = {**spec.model_dump(), "name": "waits", "backoff_seconds": 10, "max_failures": 4}
+    submit(database, SearchSpec.model_validate(content), START)
+    control.cancel(database, "tiny", START)
+    turns = Turns(database, pool := InstantPool(lambda a: fail(a) if a.spec.kind == "prepare_data" else succeed(a)))
+    begun = []
+    for _ in range(40):
+        before = len(pool.submitted)
+        turns.step(seconds=2.5)
+        begun += [turns.now] * (len(pool.submitted) - before)
+    waits = [(later - earlier).total_seconds() for earlier, later in pairwise(begun)]
+    assert waits == pytest.approx([10, 20, 40], abs=3)
+    seen = turns.look("waits")
+    assert (seen.state, seen.reason) == ("failed", "it broke")
+
+
+def test_losses_are_counted_apart_until_something_is_measured(database: Database, spec: SearchSpec) -> None:
+    content = {**spec.model_dump(), "name": "lossy", "max_losses": 3, "max_failures": 1}
+    submit(database, SearchSpec.model_validate(content), START)
+    control.cancel(database, "tiny", START)
+    lost = Failure(reason="its node was taken away", lost=True)
+    measured = {"some": True}
+
+    def outcome(assignment: Assignment) -> Update:
+        done = succeed(assignment)
+        if not isinstance(assignment.spec, Trial):
+            return done
+        point = done.measurements[0].model_copy(update={"tokens": assignment.attempt})
+        points = (point,) if measured["some"] else ()
+        return done.model_copy(update={"result": None, "failure": lost, "measurements": points})
+
+    turns = Turns(database, InstantPool(outcome))
+    turns.step(12)
+    assert turns.look("lossy").state == "running", "each attempt has come further"
+    measured["some"] = False
+    turns.step(8)
+    seen = turns.look("lossy")
+    assert (seen.state, seen.reason) == ("failed", "every trial failed, the first with: its node was taken away")
+
+
+def test_another_node_is_asked_for_after_a_failure(database: Database, spec: SearchSpec) -> None:
+    def outcome(assignment: Assignment) -> Update:
+        if assignment.attempt == 1:
+            return fail(assignment).model_copy(update={"node": "a"})
+        return succeed(assignment)
+
+    turns = Turns(database, pool := InstantPool(outcome))
+    turns.until(lambda seen: seen.state == "finished")
+    assert {(a.attempt, a.avoid_nodes) for a in pool.submitted} == {(1, ()), (2, ("a",))}
+    with database.reading() as session:
+        assert {(each.number, each.node) for each in attempts(session, "tiny")} == {(1, "a"), (2, None)}
+
+
+def test_a_job_that_no_node_can_hold_says_so(database: Database, spec: SearchSpec) -> None:
+    content = {**spec.model_dump(), "name": "h100", "resources": {"accelerator_type": "H100", "dtype": "float32"}}
+    submit(database, SearchSpec.model_validate(content), START)
+    turns = Turns(database, pool := HeldPool())
+    pool.obstacles = {"H100": "no node has a GPU of type H100"}
+    turns.until(lambda seen: seen.state == "finished")
+    (job,) = turns.look("h100").jobs
+    assert (job.kind, job.state, job.reason) == ("calibrate", "queued", "no node has a GPU of type H100")
+    pool.obstacles = {}
+    turns.step(20)
+    assert turns.look("h100").state == "finished"
