@@ -28,11 +28,11 @@ def advance(store: Store, search: SearchRecord, now: datetime) -> None:
         _add_prepare_data(store, search, now)
     elif data is not None and (groundwork := _calibrated(store, search, data, jobs, now)) is not None:
         _follow_strategy(store, search, groundwork, now)
-        if not store.jobs.num_open(search.id, trials_only=True):
+        if not store.jobs.any_open(search.id, trials_only=True):
             promote(store, search, groundwork, now)
     broken = next((job for job in store.jobs.but_trials(search.id) if job.state is JobState.FAILED), None)
     # What still runs is brought to its end: a promotion of another winner is worth as much as ever.
-    if broken is not None and not store.jobs.num_open(search.id):
+    if broken is not None and not store.jobs.any_open(search.id):
         store.searches.end(search.id, SearchState.FAILED, broken.reason, now)
 
 
@@ -76,7 +76,7 @@ def _calibrated(
 
 def _follow_strategy(store: Store, search: SearchRecord, groundwork: Groundwork, now: datetime) -> None:
     """Asks the strategy when all that it has asked for is there, and when there are trials that it never spoke of."""
-    if store.jobs.num_open(search.id, trials_only=True) and not store.decisions.num_silent(search.id):
+    if store.jobs.any_open(search.id, trials_only=True) and not store.decisions.num_silent(search.id):
         return
     candidates = store.candidates.of_search(search.id)
     curves = store.curves.of_search(search.id)

@@ -35,7 +35,8 @@ def _record(store: Store, update: Update, now: datetime) -> None:
     if not store.jobs.is_current(job_id, attempt):
         return
     job = store.jobs.get(job_id)
-    if sum(store.curves.record(job, measurement, now) for measurement in update.measurements):
+    new_points = sum(store.curves.record(job, measurement, now) for measurement in update.measurements)
+    if new_points and job.losses:
         store.jobs.got_on(job_id)
     lease_until = now + timedelta(seconds=SILENCE_SECONDS)
     store.attempts.hear(job_id, attempt, lease_until, progress=update.progress, node=update.node)

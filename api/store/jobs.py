@@ -81,25 +81,22 @@ class Jobs:
 
     def but_trials(self, search_id: int) -> list[JobRecord]:
         """The few jobs of a search that are no trials, oldest first."""
-        return self._records((JobRow.search_id == search_id) & (JobRow.kind != "trial"))
+        return self._records((JobRow.search_id == search_id) & JobRow.trial_id.is_(None))
 
     def of_trials(self, search_id: int) -> list[JobRecord]:
         """The jobs of a search's trials, oldest first."""
-        return self._records((JobRow.search_id == search_id) & (JobRow.kind == "trial"))
+        return self._records((JobRow.search_id == search_id) & JobRow.trial_id.is_not(None))
 
     def num_retrained(self, search_id: int) -> int:
         """How many jobs of a search's trials ended well."""
         done = (JobRow.search_id == search_id) & (JobRow.state == JobState.SUCCEEDED) & (JobRow.kind == "trial")
         return self._session.scalar(select(func.count()).select_from(JobRow).where(done)) or 0
 
-    def num_open(self, search_id: int, *, trials_only: bool = False) -> int:
-        """How many jobs of a search, or of its trials, are queued or running."""
-        query = (
-            select(func.count())
-            .select_from(JobRow)
-            .where(JobRow.search_id == search_id, JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        )
-        return self._session.scalar(query.where(JobRow.kind == "trial") if trials_only else query) or 0
+    def any_open(self, search_id: int, *, trials_only: bool = False) -> bool:
+        """Whether any job of a search, or of its trials, is queued or running."""
+        is_open = JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
+        query = select(JobRow.id).where(JobRow.search_id == search_id, is_open).limit(1)
+        return self._session.scalar(query.where(JobRow.trial_id.is_not(None)) if trials_only else query) is not None
 
     def queued(self, search_id: int, now: datetime) -> list[JobRecord]:
         """The first few jobs of a search that wait to be started and may be, oldest first.

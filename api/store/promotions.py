@@ -95,11 +95,11 @@ class Promotions:
 
     def held_back(self) -> dict[int, Intent]:
         """Promotions that their users hold back and that have jobs queued or running, with what is wanted of them."""
-        open_ = JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
+        is_open = JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])
+        # Begun at the few promotions, not at the thousands of jobs that may be queued.
+        has_work = select(JobRow.id).where(JobRow.promotion_id == PromotionRow.id, is_open).exists()
         rows = self._session.execute(
-            select(PromotionRow.id, PromotionRow.intent)
-            .join(JobRow, JobRow.promotion_id == PromotionRow.id)
-            .where(PromotionRow.intent != Intent.RUN, open_)
+            select(PromotionRow.id, PromotionRow.intent).where(PromotionRow.intent != Intent.RUN, has_work)
         )
         return {promotion_id: Intent(intent) for promotion_id, intent in rows}
 

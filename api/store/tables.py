@@ -145,6 +145,9 @@ class PromotionRow(Base):
     """How many trials had ended well when it was decided: with more, winners are looked for again."""
 
 
+_IS_NO_TRIAL = text("trial_id IS NULL")
+
+
 class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
@@ -152,6 +155,8 @@ class JobRow(Base):
         CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", name="result"),
         CheckConstraint("state <> 'running' OR attempt > 0", name="attempt"),
         Index(None, "search_id", "state", "id"),
+        # The few jobs of a search that are no trials, among thousands.
+        Index("ix_jobs_no_trial", "search_id", sqlite_where=_IS_NO_TRIAL, postgresql_where=_IS_NO_TRIAL),
         {"sqlite_autoincrement": True},  # A number names a folder, so none is given out twice.
     )
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -139,11 +139,16 @@ def _alter_jobs() -> None:
         jobs.create_check_constraint(op.f("ck_jobs_result"), "(state = 'succeeded') = (result IS NOT NULL)")
         jobs.create_check_constraint(op.f("ck_jobs_attempt"), "state <> 'running' OR attempt > 0")
     op.create_index(op.f("ix_jobs_search_id_state_id"), "jobs", ["search_id", "state", "id"])
+    is_no_trial = sa.text("trial_id IS NULL")
+    op.create_index(
+        "ix_jobs_no_trial", "jobs", ["search_id"], sqlite_where=is_no_trial, postgresql_where=is_no_trial
+    )
     op.drop_index(op.f("ix_jobs_search_id"), table_name="jobs")
 
 
 def _restore_jobs() -> None:
     op.create_index(op.f("ix_jobs_search_id"), "jobs", ["search_id"])
+    op.drop_index("ix_jobs_no_trial", table_name="jobs")
     op.drop_index(op.f("ix_jobs_search_id_state_id"), table_name="jobs")
     with op.batch_alter_table("jobs", table_kwargs=_NUMBERED["jobs"]) as jobs:
         jobs.drop_constraint(op.f("ck_jobs_attempt"), type_="check")
