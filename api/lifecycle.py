@@ -30,7 +30,7 @@ def advance(store: Store, search: SearchRecord, now: datetime) -> None:
         _follow_strategy(store, search, groundwork, now)
         if not store.jobs.any_open(search.id, trials_only=True):
             promote(store, search, groundwork, now)
-    broken = next((job for job in store.jobs.but_trials(search.id) if job.state is JobState.FAILED), None)
+    broken = store.jobs.first_broken(search.id)
     # What still runs is brought to its end: a promotion of another winner is worth as much as ever.
     if broken is not None and not store.jobs.any_open(search.id):
         store.searches.end(search.id, SearchState.FAILED, broken.reason, now)

@@ -195,9 +195,8 @@ class Scheduler:
         """Stops the searches that have used up what they may, every few seconds."""
         for search in store.searches.running():
             counted_at = self._counted.get(search.id)
-            if search.intent is Intent.RUN and (
-                counted_at is None or now >= counted_at + timedelta(seconds=_COUNTED_SECONDS)
-            ):
+            may_spend = search.intent in (Intent.RUN, Intent.STOP) and not search.ends_at_once
+            if may_spend and (counted_at is None or now >= counted_at + timedelta(seconds=_COUNTED_SECONDS)):
                 self._counted[search.id] = now
                 if (reason := used_up(store, search, now)) is not None:
                     store.searches.ask(search.id, Intent.STOP, now, reason=reason)

@@ -30,5 +30,9 @@ def used_up(store: Store, search: SearchRecord, now: datetime) -> str | None:
     for field in SpendingSpec.model_fields:
         limit, value = getattr(limits, field), getattr(used, field)
         if limit is not None and value is not None and value >= limit:
-            return f"spending.{field}: {value:,.4g} of {limit:,.4g} are used"
+            return f"spending.{field}: {_amount(value)} of {_amount(limit)} are used"
     return None
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:,.3g}"

@@ -174,6 +174,10 @@ class SearchView(Border):
     promotions: tuple[PromotionView, ...]
     jobs: tuple[JobView, ...]
 
+    def is_same_but_for_time(self, other: object) -> bool:
+        """Whether nothing has changed but what time alone changes: what is spent."""
+        return isinstance(other, SearchView) and self == other.model_copy(update={"spent": self.spent})
+
 
 class AttemptView(Border):
     """One try at a job; `reason` says why it ended without a result, `node` where it ran, `folder` where it wrote."""

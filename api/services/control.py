@@ -48,7 +48,7 @@ def retry(database: Database, name: str, now: datetime, *, candidate_id: int | N
     with _search(database, name) as (store, search):
         only = None if candidate_id is None else trials_of(store, search, candidate_id)
         again = store.jobs.retry(search.id, now, states=(JobState.FAILED,), only=only)
-        if not again:
+        if not again and (candidate_id is not None or search.state is not SearchState.FAILED):
             of = f"candidate {candidate_id} of {name}" if candidate_id is not None else name
             raise ConflictError("search", of, "has no job that failed", "one with a failed job")
         store.searches.reopen(search.id, now)

@@ -5,7 +5,7 @@ from datetime import datetime
 from api.store.database import Database
 from api.store.searches import not_found
 from api.store.store import Store
-from nas.errors import ConflictError
+from nas.errors import ConflictError, StoreError
 from nas.states import SearchState
 from workers.artifacts import delete_folders
 
@@ -15,7 +15,7 @@ def delete(database: Database, name: str, now: datetime) -> None:
 
     First nobody finds it any more, then its folders go, then its rows: whatever interrupts it, asked again it goes on.
 
-    Raises NotFoundError; ConflictError for a search that runs.
+    Raises NotFoundError; ConflictError for a search that runs; StoreError where a folder cannot be removed.
     """
     with database.transaction() as session:
         store = Store(session)
@@ -26,6 +26,10 @@ def delete(database: Database, name: str, now: datetime) -> None:
             raise ConflictError("search", name, "is running", "one that has ended, or that is paused: cancel it first")
         store.searches.begin_to_delete(search.id, now)
         folders = [attempt.folder for attempt in store.attempts.of_search(search.id) if attempt.folder]
-    delete_folders(folders)
+    try:
+        delete_folders(folders)
+    except OSError as error:
+        problem = f"the artifacts of {name} cannot be deleted: {error}; asked again, the deletion goes on"
+        raise StoreError(problem) from error
     with database.transaction() as session:
         Store(session).searches.discard(search.id)

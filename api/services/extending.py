@@ -2,19 +2,21 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from pathlib import Path
 from random import Random
 from typing import Any
+
+from pydantic import ValidationError
 
 from api.services.submission import Submission, enumerate_spec, submit
 from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
+from nas.calibration import PRESETS
 from nas.errors import ConflictError, SpecError
 from nas.extension import Extension, segment_ends, trial_segments
 from nas.spec import MOST_SAMPLED, MOST_TOKENS, SearchSpec
-from nas.spec_file import parse_spec
+from nas.spec_file import check_absolute, spec_error
 from nas.states import SearchState
 from nas.views import CandidateView
 
@@ -34,6 +36,13 @@ def extend(database: Database, name: str, extension: Extension, now: datetime) -
         search = Store(session).searches.named(name)
         shapes = [candidate.architecture for candidate in Store(session).candidates.of_search(search.id)]
     _check_tokens(search, extension)
+    if (
+        extension.spending is not None
+        and extension.spending.money is not None
+        and search.spec.hardware.price_per_hour is None
+    ):
+        problem = "is given, but the search has no hardware.price_per_hour"
+        raise SpecError("spending.money", extension.spending.money, problem, "device_hours instead")
     # Outside of any transaction: it takes as long as the space is large.
     drawn = _more_candidates(search.spec, shapes, extension.candidates) if extension.candidates else []
     with database.transaction() as session:
@@ -63,8 +72,23 @@ def clone(database: Database, name: str, new_name: str, changes: dict[str, Any],
         spec = Store(session).searches.named(name).spec
         if Store(session).searches.find(new_name, deleted=True) is not None:
             raise ConflictError("name", new_name, "is taken", "a name that no search has")
-    content = _merged(spec.model_dump(mode="json"), {**changes, "name": new_name})
-    return submit(database, parse_spec(content, relative_to=Path("/")), now)
+    content = spec.model_dump(mode="json")
+    if isinstance(preset := _patched(changes, "calibration", "preset"), str):
+        for field in PRESETS.get(preset, {}):  # What is given goes before what a preset says, and all of a spec is.
+            content["calibration"].pop(field, None)
+    try:
+        changed = SearchSpec.model_validate(_merged(content, {**changes, "name": new_name}))
+    except ValidationError as error:
+        raise spec_error(error.errors()) from error
+    check_absolute(changed)
+    return submit(database, changed, now)
+
+
+def _patched(patch: object, *keys: str) -> object:
+    """What a patch says of a nested key; None if it says nothing."""
+    for key in keys:
+        patch = patch.get(key) if isinstance(patch, dict) else None
+    return patch
 
 
 def _merged(content: object, patch: object) -> object:

@@ -153,10 +153,10 @@ def _models_of(session: Session, search: SearchRecord) -> list[ModelView]:
 
 def _promotion_state(promotion: PromotionRecord, jobs: list[JobRecord]) -> PromotionState:
     newest = [job for job in jobs if job.promotion_id == promotion.id][-1]
-    if newest.state is JobState.FAILED:
-        return PromotionState.FAILED
     if promotion.intent is Intent.CANCEL or newest.state is JobState.CANCELLED:
         return PromotionState.CANCELLED
+    if newest.state is JobState.FAILED:
+        return PromotionState.FAILED
     is_done = newest.state is JobState.SUCCEEDED and newest.kind == "export"
     if is_done and newest.segment == len(promotion.extensions):
         return PromotionState.FINISHED

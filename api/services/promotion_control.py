@@ -26,7 +26,7 @@ def pause(database: Database, name: str, promotion_id: int, now: datetime) -> No
 
 
 def cancel(database: Database, name: str, promotion_id: int, now: datetime) -> None:
-    """It ends now; its search does without the model. What was measured stays."""
+    """It ends now, or has failed, and its search does without the model. What was measured stays."""
     _hold_back(database, name, promotion_id, Intent.CANCEL, now)
 
 
@@ -62,9 +62,12 @@ def extend(database: Database, name: str, promotion_id: int, extension: Promotio
 
 def _hold_back(database: Database, name: str, promotion_id: int, intent: Intent, now: datetime) -> None:
     with _promotion(database, name, promotion_id) as (store, search, view):
-        if view.state in _ENDED:
+        given_up = view.state is PromotionState.FAILED and intent is Intent.CANCEL
+        if view.state in _ENDED and not given_up:
             raise _conflict(view, f"is {view.state} already", "one that is being distilled or exported")
         store.promotions.ask(search.id, promotion_id, intent, now)
+        if given_up:
+            store.searches.reopen(search.id, now)
 
 
 def _conflict(view: PromotionView, problem: str, accepted: str) -> ConflictError:

@@ -92,6 +92,13 @@ class Jobs:
         done = (JobRow.search_id == search_id) & (JobRow.state == JobState.SUCCEEDED) & (JobRow.kind == "trial")
         return self._session.scalar(select(func.count()).select_from(JobRow).where(done)) or 0
 
+    def first_broken(self, search_id: int) -> JobRecord | None:
+        """The first failed job that a search cannot finish without: no trial, nor of a promotion that was cancelled."""
+        given_up = select(PromotionRow.id).where(PromotionRow.intent == Intent.CANCEL)
+        is_needed = JobRow.promotion_id.is_(None) | JobRow.promotion_id.not_in(given_up)
+        failed = JobRow.trial_id.is_(None) & (JobRow.state == JobState.FAILED) & is_needed
+        return next(iter(self._records((JobRow.search_id == search_id) & failed)), None)
+
     def any_open(self, search_id: int, *, trials_only: bool = False) -> bool:
         """Whether any job of a search, or of its trials, is queued or running."""
         is_open = JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])

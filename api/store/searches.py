@@ -136,10 +136,11 @@ class Searches:
         before = Intent(row.intent)
         if SearchState(row.state) not in (SearchState.RUNNING, SearchState.PAUSED, SearchState.STOPPED):
             return False
-        if before is intent:
+        if before is intent and (reason is None or row.reason is not None):
             return True
         # One that waits has nothing to end, but what it has queued, so the scheduler takes it up to do that.
         row.intent, row.reason, row.state = intent, reason, SearchState.RUNNING
+        row.archived_at = None  # What runs is listed.
         self._session.flush()
         self._events.append(_ASKED[intent], search_id, now, reason=reason)
         return True
@@ -151,6 +152,7 @@ class Searches:
             "intent": Intent.RUN,
             "reason": None,
             "finished_at": None,
+            "archived_at": None,
         }
         ended = [SearchState.FINISHED, SearchState.FAILED, SearchState.CANCELLED]
         reopened = self._update(search_id, ended, values)

@@ -492,3 +492,51 @@ def test_a_job_that_no_node_can_hold_says_so(database: Database, spec: SearchSpe
     pool.obstacles = {}
     turns.step(20)
     assert turns.look("h100").state == "finished"
+
+
+# --- what a tester found ------------------------------------------------------------------------------------
+
+
+def test_a_clone_takes_a_preset_that_it_is_given(database: Database, text_file: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "a", "choices": ["b", "c"], "answer": 0}\n' * 2)
+    clone(database, "tiny", "other", {"calibration": {"preset": "follow-up", "questions": str(questions)}}, START)
+    with database.reading() as session:
+        calibration = Store(session).searches.named("other").spec.calibration
+    assert (calibration.depth, calibration.contiguous, calibration.samples) == ("accuracy", True, 8)
+    with pytest.raises(SpecError, match=r"data\.train: text\.txt"):
+        clone(database, "tiny", "third", {"data": {"train": "text.txt"}}, START)
+
+
+def test_money_needs_a_price(database: Database) -> None:
+    with pytest.raises(
+        SpecError, match=r"spending\.money: 5.* is given, but the search has no hardware\.price_per_hour"
+    ):
+        extend(database, "tiny", Extension(spending=SpendingSpec(money=5)), START)
+
+
+def test_a_stopping_search_is_held_to_its_limits(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    extend(database, "tiny", Extension(spending=SpendingSpec(device_hours=1)), turns.now)
+    control.stop(database, "tiny", turns.now)
+    turns.step(60, seconds=60)
+    assert pool.interrupted, "what runs was ended"
+    assert turns.look().reason == "spending.device_hours: 1 of 1 are used"
+
+
+def test_what_is_taken_up_again_is_listed_again(database: Database) -> None:
+    turns = Turns(database, InstantPool(succeed))
+    turns.until(lambda seen: seen.state == "finished")
+    control.archive(database, "tiny", turns.now)
+    extend(database, "tiny", Extension(seeds=1), turns.now)
+    assert turns.look().archived_at is None
+
+
+def test_a_search_does_without_a_promotion_that_failed(database: Database) -> None:
+    turns = Turns(database, InstantPool(lambda a: fail(a) if a.spec.kind == "export" else succeed(a)))
+    seen = turns.until(lambda seen: seen.state == "failed")
+    assert seen.promotions[0].state == "failed"
+    promotion_control.cancel(database, "tiny", seen.promotions[0].id, turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert seen.promotions[0].state == "cancelled"

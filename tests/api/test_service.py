@@ -57,7 +57,7 @@ def test_a_search_from_the_command_line_to_the_model(
     assert json.loads((exported / "config.json").read_text()).items() >= best["config"].items()
     assert AutoModelForCausalLM.from_pretrained(exported).num_parameters() == best["standing"]["parameters"]
     assert topiary("cancel", "tiny", *server, code=2).stderr == (
-        "topiary: search: tiny is finished already; accepted: a search that is running.\n"
+        "topiary: search: tiny is finished already; accepted: a search that is running, paused or stopped.\n"
     )
 
 
@@ -76,7 +76,7 @@ def test_a_cancelled_search_ends_at_once_and_goes_on_when_it_is_submitted_again(
     with Client(service.url) as client:
         client.submit(named)
         wait_for(lambda: client.search("cancelled").tokens_done or None)
-        assert client.cancel("cancelled").cancelling
+        assert client.cancel("cancelled").intent == "cancel"
         *_, ended = client.watch("cancelled")
         assert ended.state is SearchState.CANCELLED
         assert {job.state for job in ended.jobs} == {"cancelled"}
@@ -85,6 +85,23 @@ def test_a_cancelled_search_ends_at_once_and_goes_on_when_it_is_submitted_again(
         states = {each.state for each in client.attempts("cancelled") if each.number == 1}
         assert states == {"succeeded", "cancelled"}, "what had ended stays so"
         client.cancel("cancelled")  # Where the end of it would be is known by now.
+
+
+def test_a_paused_search_goes_on_to_the_same_end(
+    service: Service, whole: SearchSpec, undisturbed: dict[str, Any]
+) -> None:
+    """Its workers save their state in the middle of training and end; resumed, not a bit of a loss differs."""
+    with Client(service.url) as client:
+        client.submit(whole.model_copy(update={"name": "paused"}))
+        wait_for(lambda: client.search("paused").tokens_done or None)
+        client.pause("paused")
+        wait_for(lambda: client.search("paused").state is SearchState.PAUSED or None)
+        ended = [each for each in client.attempts("paused") if each.kind == "trial"]
+        assert {each.state for each in ended} <= {"interrupted", "succeeded"}
+        assert any("saved" in str(each.reason) for each in ended), [each.reason for each in ended]
+        client.resume("paused")
+        *_, seen = client.watch("paused")
+        assert_same(seen, undisturbed)
 
 
 def test_a_service_that_no_other_machine_may_reach(tmp_path: Path) -> None:
