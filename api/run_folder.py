@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nas.errors import FolderError
+from workers import artifacts
 
 
 @contextmanager
@@ -31,11 +32,17 @@ def exclusive(folder: Path, *, option: str, accepted: str) -> Iterator[None]:
         lock.release()
 
 
-def check_numbering(folder: Path, database: Path, *, option: str) -> None:
-    """Raises FolderError for jobs without the SQLite file that numbered them.
+def check_numbering(folder: Path | str, database: Path, *, option: str) -> None:
+    """Raises FolderError for jobs without the SQLite file that numbered them, SettingError for a store of no use.
 
     Numbered anew, jobs would take what earlier ones left for their own.
     """
-    if (folder / "jobs").exists() and not database.exists():
+    if database.exists():
+        return
+    try:
+        has_jobs = bool(artifacts.names(f"{folder}/jobs"))
+    except OSError as error:
+        raise FolderError(option, str(folder), f"cannot be read ({error})", "a folder or a store that can") from error
+    if has_jobs:
         problem = "holds jobs whose database is gone"
         raise FolderError(option, str(folder), problem, f"a new folder, or this one with {database} put back")

@@ -164,9 +164,9 @@ class Scheduler:
         return turn
 
     def _is_worth_recording(self, update: Update, turn: _Turn, now: datetime) -> bool:
-        """Whether there is anything in it, or the last sign of life is some time ago."""
+        """Whether there is anything in it, or the last sign of life is some time ago; where it runs is said always."""
         key = (update.job_id, update.attempt)
-        is_sign_only = update == Update(job_id=update.job_id, attempt=update.attempt)
+        is_sign_only = update == Update(job_id=update.job_id, attempt=update.attempt, node=update.node)
         if is_sign_only and key in self._heard and now < self._heard[key] + timedelta(seconds=_HEARD_SECONDS):
             return False
         turn.heard[key] = now

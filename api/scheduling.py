@@ -9,6 +9,7 @@ from api.settings import Settings
 from api.store.database import Database
 from api.store.store import Store
 from nas.errors import StoreError
+from workers import artifacts
 
 STEP_SECONDS = 0.3
 """Between two steps; a step without news costs some milliseconds."""
@@ -36,9 +37,9 @@ def run_scheduler(settings: Settings, *, alone: bool) -> None:
     with database.reading() as session:
         # Attempts are named by job, and jobs are numbered by store.
         namespace = f"topiary-{Store(session).leases.installation()}"
-    runs = settings.runs_folder.resolve()
+    artifacts.check(settings.artifacts)
     pool = RayPool(settings.ray_address, namespace)
-    scheduler = Scheduler(database, pool, runs)
+    scheduler = Scheduler(database, pool, settings.artifacts)
     try:
         if alone:
             with database.transaction() as session:

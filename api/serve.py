@@ -33,11 +33,11 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
     """Runs the service until it is interrupted; `ready` gets its address. Returns an exit code.
 
     Raises SettingError for an address that is not this machine's own, or in use, and FolderError for runs that
-    another service holds.
+    another service holds, or artifacts without their database.
     """
     check_loopback(host)
     database = Database(settings.database)
-    with _held(settings.runs_folder.resolve(), database), listening(host, port) as listener:
+    with _held(settings.runs_folder.resolve(), settings.artifacts, database), listening(host, port) as listener:
         if database.is_sqlite:
             database.migrate()
         else:
@@ -49,7 +49,7 @@ def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]
 
 
 @contextmanager
-def _held(runs: Path, database: Database) -> Iterator[None]:
+def _held(runs: Path, artifacts: str, database: Database) -> Iterator[None]:
     """The folder of runs; with SQLite, which has its file there, for this service alone."""
     if not database.is_sqlite:
         runs.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,7 @@ def _held(runs: Path, database: Database) -> Iterator[None]:
         for folder, option in {database.sqlite_file.parent: "--database", runs: "--runs"}.items():
             held.enter_context(exclusive(folder, option=option, accepted="a folder that no other service or run uses"))
         check_numbering(runs, database.sqlite_file, option="--runs")
+        check_numbering(artifacts, database.sqlite_file, option="--artifacts")
         yield
 
 

@@ -10,10 +10,11 @@ TopiaryError
 │   ├── NotFoundError      nothing of this name or number is there
 │   ├── FolderError        a run folder or an output folder
 │   └── SettingError       an option of the command or an environment variable
-├── StoreError             the database cannot be read or written
+├── StoreError             the database, or the store of artifacts, cannot be read or written
 ├── ServiceError           the service cannot be reached, or fails
 ├── CheckpointError        a file of ours is damaged or is not what it claims to be
 ├── TrainingDiverged       a loss or gradient is not finite
+├── Interrupted            work was told to end, and did so in order
 └── IllegalMove            a state was asked to change in a way its table does not allow
 """
 
@@ -77,7 +78,7 @@ class SettingError(UserError):
 
 
 class StoreError(TopiaryError):
-    """The database cannot be read or written: a full disk, a lock that is not given back, a lost server."""
+    """The database, or the store of artifacts, cannot be used: a full disk, a lock not given back, a lost server."""
 
 
 class ServiceError(TopiaryError):
@@ -108,6 +109,17 @@ class TrainingDiverged(TopiaryError):
 
     def __str__(self) -> str:
         return f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence})"
+
+
+class Interrupted(TopiaryError):
+    """Work was told to end and did so in order. `step` is the one whose state it saved, None if it had none."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+        super().__init__(step)
+
+    def __str__(self) -> str:
+        return "nothing was saved" if self.step is None else f"saved at step {self.step}"
 
 
 class IllegalMove(TopiaryError):

@@ -241,7 +241,7 @@ class SearchSpec(Border):
         default=3, gt=0, description="how often a job may fail before it is given up, at least 1"
     )
     max_losses: Count = Field(
-        default=20,
+        default=10,
         gt=0,
         description="how often in a row a job may lose its worker, with nothing measured in between, before it is "
         "given up, at least 1",

@@ -5,36 +5,50 @@ heartbeat                 the worker's process id; touched every second by a thr
 log.txt                   what the worker printed
 progress.json             how far it is, replaced again and again
 measurements/000000.json  the curve, numbered, never changed
+checkpoints/              of a run, the newest two;  kept.safetensors  what of the teacher its student keeps
+artifacts.json            of a result, what each file that it names must be
 result.json | failure.json  how it ended, exactly one, written once
 
-Everything a pool knows of an attempt stands here, so an attempt outlives the pool that started it.
+Everything a pool knows of an attempt stands here, so an attempt outlives the pool that started it. The folder may be in
+a store: its worker then keeps one of its node, and mirrors it there (artifacts_attempt.py).
 """
 
 import contextlib
 import json
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
 
-from nas.border import Border
-from nas.durable import write_text
-from nas.jobs import Assignment, Failure, JobProgress, Measurement, Update
+from nas.addresses import is_url
+from nas.durable import is_full, write_text
+from nas.errors import Interrupted, SettingError
+from nas.jobs import Assignment, Failure, JobProgress, JobResult, Measurement, Update
+from workers import artifacts
+from workers.artifacts_manifest import write_manifest
 
 HEARTBEAT_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.5
+_FULL_SECONDS = 1.0
+
+KEPT = "kept.safetensors"
 
 
 class AttemptFolder:
     """Both ends of the protocol; the worker writes, the pool reads.
 
     `num_received` is how many measurements news() has told; set it back to 0 to be told all of them again.
+    `told_to_end` says why the worker is to end before it is done, once it was told so. `path` is where the folder is on
+    this node; without one, a folder in a store can only be asked for its outcome.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, path: Path | None = None) -> None:
         self.assignment = assignment
-        self.path = Path(assignment.folder)
+        self.path = path or Path(assignment.folder)
+        self._is_elsewhere = path is None and is_url(assignment.folder)
         self.num_received = 0
+        self.told_to_end: str | None = None
         self._progress_read: JobProgress | None = None
         self._progress_written = 0.0
 
@@ -42,35 +56,72 @@ class AttemptFolder:
 
     def start_heartbeat(self) -> None:
         """Shows from now on, as long as this process is not stopped, that it is alive."""
-        (self.path / "heartbeat").write_text(str(os.getpid()))
+        self._write_heartbeat()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
         while True:
             time.sleep(HEARTBEAT_SECONDS)
             # One beat that a file system refuses is no reason to fall silent for good.
-            with contextlib.suppress(OSError):
+            try:
                 os.utime(self.path / "heartbeat")
+            except FileNotFoundError:
+                self._write_heartbeat()
+            except OSError:
+                continue
 
-    def report_progress(self, progress: JobProgress) -> None:
-        """Cheap to call at every step: all but a few a second are dropped."""
+    def _write_heartbeat(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / "heartbeat").write_text(str(os.getpid()))
+
+    def tell_to_end(self, why: str) -> None:
+        """From any thread; told again, nothing changes. Whoever does the work looks whether it was told."""
+        self.told_to_end = self.told_to_end or why
+
+    def end_if_told(self) -> None:
+        """For where there is nothing to save. Raises Interrupted."""
+        if self.told_to_end is not None:
+            raise Interrupted
+
+    def begin(self) -> None:
+        """Makes the folder ready; one that a pool has made is. Raises OSError."""
+
+    def checkpointed(self) -> None:
+        """There is a new checkpoint. Raises OSError."""
+
+    def report_progress(self, progress: JobProgress, *, may_end: bool = True) -> None:
+        """Cheap to call at every step: all but a few a second are dropped. Raises Interrupted unless it may not end."""
+        if may_end:
+            self.end_if_told()
         now = time.monotonic()
         if now - self._progress_written >= _PROGRESS_SECONDS or progress.done >= progress.total:
             self._progress_written = now
-            # Not worth a flush: a progress that a power cut takes back is soon replaced.
+            # Not worth a flush, nor a failure: a progress that a power cut or a full disk takes is soon replaced.
             partial = self.path / "progress.json.partial"
-            partial.write_text(progress.model_dump_json())
-            partial.replace(self.path / "progress.json")
+            with contextlib.suppress(OSError):
+                partial.write_text(progress.model_dump_json())
+                partial.replace(self.path / "progress.json")
 
     def report_measurement(self, measurement: Measurement) -> None:
         (self.path / "measurements").mkdir(exist_ok=True)
         number = len(list((self.path / "measurements").glob("??????.json")))
         write_text(self.path / "measurements" / f"{number:06d}.json", measurement.model_dump_json())
 
-    def finish(self, outcome: Border) -> None:
-        """Ends the attempt with a job result or a Failure."""
-        name = "failure.json" if isinstance(outcome, Failure) else "result.json"
-        write_text(self.path / name, outcome.model_dump_json())
+    def finish(self, outcome: JobResult | Failure) -> None:
+        """Ends the attempt with a job result, whose artifacts are all there, or a Failure. Raises OSError.
+
+        Where the disk is full it waits until it is so no more: what is done by then is not to be lost.
+        """
+        while True:
+            try:
+                if not isinstance(outcome, Failure):
+                    write_manifest(self.path, outcome)
+                write_text(self.path / outcome_name(outcome), outcome.model_dump_json())
+                return
+            except OSError as error:
+                if not is_full(error):
+                    raise
+            time.sleep(_FULL_SECONDS)
 
     def inherit_measurements(self, earlier: Path) -> None:
         """Takes over the points of an earlier attempt, so that none is lost when this one goes on behind them."""
@@ -111,10 +162,22 @@ class AttemptFolder:
 
     def outcome_or(self, failure: Failure) -> Update:
         """The last news of an attempt that runs no more: its outcome, or `failure` where it left none."""
+        if self._is_elsewhere:
+            return self._outcome_in_store(failure)
         news = self.news() or Update(job_id=self.assignment.job_id, attempt=self.assignment.attempt)
         if news.result is None and news.failure is None:
             return news.model_copy(update={"failure": failure})
         return news
+
+    def _outcome_in_store(self, failure: Failure) -> Update:
+        with tempfile.TemporaryDirectory() as place:
+            try:
+                fetch_records(self.assignment.folder, Path(place))
+            except (OSError, SettingError) as error:
+                failure = Failure(reason=f"{failure.reason}, and what it left cannot be read: {error}", lost=True)
+            here = AttemptFolder(self.assignment, Path(place))
+            here.num_received = self.num_received
+            return here.outcome_or(failure)
 
     def _new_measurements(self) -> list[Measurement]:
         measurements = _measurements_in(self.path, after=self.num_received)
@@ -130,6 +193,29 @@ class AttemptFolder:
             return None
         self._progress_read = progress
         return progress
+
+
+def make_folder(assignment: Assignment) -> None:
+    """Makes an attempt's folder, for a pool; one in a store is made by its worker. Raises OSError."""
+    if not is_url(assignment.folder):
+        folder = Path(assignment.folder)
+        folder.mkdir(parents=True)  # Never one that is there: what another attempt left must not pass for this one's.
+        write_text(folder / "assignment.json", assignment.model_dump_json())
+
+
+def outcome_name(outcome: JobResult | Failure) -> str:
+    return "failure.json" if isinstance(outcome, Failure) else "result.json"
+
+
+def fetch_records(folder: str, into: Path) -> None:
+    """Copies measurements and outcome out of a store; one whose upload was cut short is not there. Raises OSError."""
+    (into / "measurements").mkdir(parents=True, exist_ok=True)
+    for name in sorted(artifacts.files(folder)):
+        if name.startswith("measurements/") or name in ("result.json", "failure.json"):
+            content = artifacts.read(f"{folder}/{name}")
+            with contextlib.suppress(ValueError):
+                json.loads(content)
+                (into / name).write_bytes(content)
 
 
 def _measurements_in(folder: Path, after: int = 0) -> list[Measurement]:

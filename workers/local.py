@@ -4,6 +4,7 @@ Child processes, since two one-thread trials in one interpreter would wait for o
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,9 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.durable import write_text
 from nas.jobs import Assignment, Failure, Resources, Update
-from workers.attempt import AttemptFolder
+from workers.attempt import AttemptFolder, make_folder
 from workers.run_attempt import threads_environment
 
 _SILENCE_SECONDS = 15.0
@@ -46,7 +46,8 @@ class _Live:
 class LocalPool:
     """Runs as many attempts at once as there are cores for; all of them end with this process.
 
-    GPUs are not counted: jobs that run at the same time share what the machine has. A child whose heartbeat has stood
+    GPUs and memory are not counted: jobs that run at the same time share what the machine has. Types of GPUs and custom
+    resources are not declared here, so a job that asks for any waits without end. A child whose heartbeat has stood
     still for `silence_seconds` (it is stopped, say) gives no sign of life any more.
     """
 
@@ -56,16 +57,22 @@ class LocalPool:
         self._live: list[_Live] = []
         self._adopted: list[AttemptFolder] = []
 
-    def has_room(self, wanted: Resources, claimed: Sequence[Resources]) -> bool:
+    def has_room(self, wanted: Resources, claimed: Sequence[Resources], avoid_nodes: Collection[str] = ()) -> bool:
         """Jobs get whole cores; one that wants more than the machine has runs alone."""
+        if self.obstacle(wanted) is not None:
+            return False
         live = [live.folder.assignment.resources for live in self._live]
         busy = sum(resources.cpus for resources in (*live, *claimed))
         return busy == 0 or busy + wanted.cpus <= self._num_cpus
 
+    def obstacle(self, wanted: Resources) -> str | None:
+        asked = [f"a GPU of type {wanted.accelerator_type}"] if wanted.accelerator_type else []
+        asked += [f"{amount:g} of {name}" for name, amount in wanted.custom]
+        return f"it asks for {' and '.join(asked)}, which only nodes of a Ray cluster declare" if asked else None
+
     def submit(self, assignment: Assignment) -> None:
+        make_folder(assignment)
         folder = Path(assignment.folder)
-        folder.mkdir(parents=True)  # Never one that is there: what another attempt left must not pass for this one's.
-        write_text(folder / "assignment.json", assignment.model_dump_json())
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 # -P: packages of the user's, in the folder the command is run from, are not to be imported.
@@ -90,7 +97,7 @@ class LocalPool:
             if live.process.poll() is not None:
                 self._live.remove(live)
                 live.reap()
-                updates.append(live.folder.outcome_or(Failure(reason=_reason(live.process.returncode))))
+                updates.append(live.folder.outcome_or(_failure(live.process.returncode)))
             elif (update := self._news(live)) is not None:
                 updates.append(update)
         return updates
@@ -102,6 +109,11 @@ class LocalPool:
             return news.model_copy(update={"result": None, "failure": None})
         job_id, attempt = live.key
         return None if silent else Update(job_id=job_id, attempt=attempt)
+
+    def interrupt(self, job_id: int, attempt: int) -> None:
+        for live in self._live:
+            if live.key == (job_id, attempt):
+                live.process.terminate()
 
     def cancel(self, job_id: int, attempt: int) -> None:
         self._end([live for live in self._live if live.key == (job_id, attempt)])
@@ -135,7 +147,10 @@ def _available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reason(returncode: int) -> str:
+def _failure(returncode: int) -> Failure:
+    """Of a process that left no outcome. Once it listens to SIGTERM, that no longer ends it."""
+    if returncode == -signal.SIGTERM:
+        return Failure(reason="its process was told to end (SIGTERM) before it had begun", interrupted=True)
     if returncode < 0:
-        return f"its process was ended by signal {-returncode}"
-    return f"its process ended with exit code {returncode} and left no result"
+        return Failure(reason=f"its process was ended by signal {-returncode}", lost=True)
+    return Failure(reason=f"its process ended with exit code {returncode} and left no result", lost=True)

@@ -4,14 +4,20 @@ The child ends when its parent does: the parent holds the other end of standard 
 it.
 """
 
+import contextlib
 import sys
 import traceback
 from pathlib import Path
 
-from nas.errors import UserError
+from nas.durable import is_full
+from nas.errors import Interrupted, UserError
 from nas.jobs import Assignment, Failure
+from workers.artifacts_attempt import local_artifacts
 from workers.attempt import AttemptFolder
 from workers.parent import end_with_parent
+from workers.termination import on_termination
+
+TERMINATED = "its process was told to end (SIGTERM)"
 
 
 def threads_environment(cpus: int) -> dict[str, str]:
@@ -29,18 +35,26 @@ def run(attempt: AttemptFolder) -> None:
         from workers.tasks import run_job
 
         logging.disable_progress_bar()
-        attempt.finish(run_job(attempt))
+        attempt.end_if_told()
+        with local_artifacts(attempt):
+            attempt.finish(run_job(attempt))
+    except Interrupted as error:
+        attempt.finish(Failure(reason=f"{attempt.told_to_end}; {error}", interrupted=True))
     except UserError as error:
         attempt.finish(Failure(reason=str(error), user_error=True))
     except Exception as error:  # noqa: BLE001 - the border of the process: every failure becomes a record
-        traceback.print_exc()
-        attempt.finish(Failure(reason=f"{type(error).__name__}: {error}"))
+        with contextlib.suppress(OSError):  # The log may be on a disk that is full.
+            traceback.print_exc()
+        # A full disk is not of the job's making.
+        attempt.finish(Failure(reason=f"{type(error).__name__}: {error}", lost=is_full(error)))
 
 
 def main(folder: Path) -> None:
     """The child process: runs the assignment in `folder`."""
     end_with_parent()
-    run(AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text())))
+    attempt = AttemptFolder(Assignment.model_validate_json((folder / "assignment.json").read_text()))
+    on_termination(lambda: attempt.tell_to_end(TERMINATED))
+    run(attempt)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,8 @@ from nas.jobs import (
 from nas.latency import write_table
 from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
 from nas.spec import DataSpec, ResourcesSpec
-from workers.attempt import AttemptFolder
+from workers.attempt import KEPT, AttemptFolder
 from workers.importance_tasks import kept_for, run_calibrate, run_merge_scores, run_prune
-
-KEPT = "kept.safetensors"
-"""Below a trial's attempt: what of the teacher stays."""
 
 
 def run_job(attempt: AttemptFolder) -> JobResult:
@@ -146,14 +143,35 @@ def _too_little_validation(data: DataSpec, tokens: int) -> DataError:
 
 
 def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
-    """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning."""
+    """Cuts the student and retrains it; what it measures at 0 tokens is its loss after pruning.
+
+    One that continues starts from the weights so far, and counts on from their tokens.
+    """
     folder = _same_teacher(spec)
+    if spec.continues is not None:
+        return _distil(
+            spec,
+            attempt,
+            folder,
+            read_weights(Path(spec.continues.weights)),
+            kept_layers=spec.continues.kept_layers,
+            first_sequence=spec.continues.first_sequence,
+            until_tokens=spec.until_tokens,
+            first_tokens=spec.continues.tokens,
+        )
     micro_batch_size = spec.training.fitting_micro_batch(spec.data.sequence_length, folder.architecture.vocab_size)
     kept = _kept(spec, folder, attempt, micro_batch_size)
     with open_tensors(folder) as read:
         weights = dict(cut(read, folder.architecture, spec.architecture, kept))
     return _distil(
-        spec, attempt, folder, weights, kept_layers=kept.layers, first_sequence=0, until_tokens=spec.until_tokens
+        spec,
+        attempt,
+        folder,
+        weights,
+        kept_layers=kept.layers,
+        first_sequence=0,
+        until_tokens=spec.until_tokens,
+        first_tokens=0,
     )
 
 
@@ -177,6 +195,7 @@ def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:
         kept_layers=spec.kept_layers,
         first_sequence=spec.first_sequence,
         until_tokens=spec.training.actual_tokens(spec.data.sequence_length),
+        first_tokens=spec.first_tokens,
     )
 
 
@@ -187,9 +206,11 @@ def export(spec: Export, attempt: AttemptFolder) -> Exported:
     stored: torch.dtype = getattr(torch, teacher.dtype)
     tensors = {name: tensor.to(stored) for name, tensor in read_weights(Path(spec.weights)).items()}
     into = attempt.path / "model"
+    attempt.end_if_told()
     config = teacher.family.config(teacher.config, spec.architecture, spec.kept_layers)
     write_model_folder(into, config, tensors.items(), teacher, {**spec.provenance, "versions": _versions()})
     written = inspect_model_folder(into)
+    attempt.end_if_told()
     model: Any = load_model(written, device)
     promised, found = written.family.count(spec.architecture), model.num_parameters()
     if written.architecture != spec.architecture or promised != found:
@@ -240,7 +261,10 @@ def _distil(
     kept_layers: tuple[int, ...],
     first_sequence: int,
     until_tokens: int,
+    first_tokens: int,
 ) -> Trained:
+    """Retrains `weights` in a run of its own; what it tells counts on from `first_tokens`, what it returns does not."""
+    attempt.end_if_told()
     device, dtype = _compute(spec.resources)
     distillation = Distillation(
         config=folder.family.config(folder.config, spec.architecture, kept_layers),
@@ -260,8 +284,10 @@ def _distil(
         weights,
         checkpoints=attempt.path / "checkpoints",
         earlier_checkpoints=tuple(Path(earlier) / "checkpoints" for earlier in attempt.assignment.earlier_folders),
-        record=_record_into(attempt),
-        progress=_progress_into(attempt),
+        record=_record_into(attempt, first_tokens),
+        progress=_progress_into(attempt, first_tokens),
+        interrupted=lambda: attempt.told_to_end is not None,
+        saved=attempt.checkpointed,
     )
     weights_file = attempt.path / "weights.safetensors"
     write_weights(weights_file, retrained)
@@ -271,11 +297,11 @@ def _distil(
     )
 
 
-def _record_into(attempt: AttemptFolder) -> Callable[[int, Evaluation], None]:
+def _record_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[int, Evaluation], None]:
     def record(tokens: int, evaluation: Evaluation) -> None:
         attempt.report_measurement(
             Measurement(
-                tokens=tokens,
+                tokens=first_tokens + tokens,
                 loss=evaluation.loss,
                 kl_to_teacher=evaluation.kl_to_teacher or 0.0,
                 loss_per_sequence=tuple(evaluation.loss_per_sequence.tolist()),
@@ -285,16 +311,17 @@ def _record_into(attempt: AttemptFolder) -> Callable[[int, Evaluation], None]:
     return record
 
 
-def _progress_into(attempt: AttemptFolder) -> Callable[[Progress], None]:
+def _progress_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[Progress], None]:
     def progress(now: Progress) -> None:
         attempt.report_progress(
             JobProgress(
-                done=now.tokens,
-                total=now.total_tokens,
+                done=first_tokens + now.tokens,
+                total=first_tokens + now.total_tokens,
                 unit="tokens",
                 per_second=now.tokens_per_second,
                 training_loss=now.training_loss,
-            )
+            ),
+            may_end=False,  # The training loop saves its state first.
         )
 
     return progress

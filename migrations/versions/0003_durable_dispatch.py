@@ -140,9 +140,7 @@ def _alter_jobs() -> None:
         jobs.create_check_constraint(op.f("ck_jobs_attempt"), "state <> 'running' OR attempt > 0")
     op.create_index(op.f("ix_jobs_search_id_state_id"), "jobs", ["search_id", "state", "id"])
     is_no_trial = sa.text("trial_id IS NULL")
-    op.create_index(
-        "ix_jobs_no_trial", "jobs", ["search_id"], sqlite_where=is_no_trial, postgresql_where=is_no_trial
-    )
+    op.create_index("ix_jobs_no_trial", "jobs", ["search_id"], sqlite_where=is_no_trial, postgresql_where=is_no_trial)
     op.drop_index(op.f("ix_jobs_search_id"), table_name="jobs")
 
 

@@ -13,7 +13,7 @@ from nas.compression.data import Batch, PackedTokens
 from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.losses import forward_kl_BT
 from nas.compression.teacher import LiveTeacher, logits_of
-from nas.compression.train import Progress, Run, train
+from nas.compression.train import Objective, Progress, Run, train
 from nas.errors import TrainingDiverged
 from nas.spec import TrainingSpec
 
@@ -45,10 +45,13 @@ class Distillation:
         earlier_checkpoints: tuple[Path, ...],
         record: Callable[[int, Evaluation], None],
         progress: Callable[[Progress], None],
+        interrupted: Callable[[], bool] = lambda: False,
+        saved: Callable[[], None] = lambda: None,
     ) -> tuple[dict[str, torch.Tensor], int]:
         """The weights after retraining, float32 on the CPU, and the tokens they have seen in this run.
 
-        The only loss is forward KL on logits (P1, table 15).
+        The only loss is forward KL on logits (P1, table 15). Raises Interrupted, its state saved, once `interrupted`
+        says so.
         """
         model = build_model(self.config, weights, self.device)
 
@@ -67,7 +70,20 @@ class Distillation:
                 raise TrainingDiverged("the validation loss", evaluation.loss, step, self.first_sequence)
             record(tokens, evaluation)
 
-        run = Run(
+        run = self._run(model, objective)
+        train(
+            run,
+            checkpoints=checkpoints,
+            earlier_checkpoints=earlier_checkpoints,
+            measure=measure,
+            progress=progress,
+            interrupted=interrupted,
+            saved=saved,
+        )
+        return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}, run.last_step * run.tokens_per_step
+
+    def _run(self, model: torch.nn.Module, objective: Objective) -> Run:
+        return Run(
             model=model,
             objective=objective,
             data=self.data,
@@ -78,5 +94,3 @@ class Distillation:
             first_sequence=self.first_sequence,
             until_tokens=self.until_tokens,
         )
-        train(run, checkpoints=checkpoints, earlier_checkpoints=earlier_checkpoints, measure=measure, progress=progress)
-        return {name: tensor.cpu() for name, tensor in own_tensors(model).items()}, run.last_step * run.tokens_per_step

@@ -14,7 +14,7 @@ import torch
 
 from nas.compression.data import Batch, PackedTokens
 from nas.compression.training_state import capture, newest_state, restore, write_state
-from nas.errors import TrainingDiverged
+from nas.errors import Interrupted, TrainingDiverged
 from nas.spec import TrainingSpec
 
 Objective = Callable[[Batch], torch.Tensor]
@@ -72,11 +72,14 @@ def train(
     earlier_checkpoints: Iterable[Path] = (),
     measure: Callable[[int], None],
     progress: Callable[[Progress], None],
+    interrupted: Callable[[], bool] = lambda: False,
+    saved: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains `run.model` in place to the end of the run.
 
     `measure(tokens)` is called at the spec's measuring points, 0 tokens included, before the checkpoint of that
-    step is written; after an interruption it is called again for points behind the newest checkpoint. Raises
+    step is written, and `saved()` after; after an interruption it is called again for points behind the newest
+    checkpoint. Once `interrupted` says so, the state is saved before the next step, and Interrupted raised. Raises
     TrainingDiverged before a step on a non-finite loss or gradient.
     """
     optimizer = _optimizer(run.model, run.spec)
@@ -85,6 +88,8 @@ def train(
         restore(state, run.model, optimizer)
         step = state.step
         del state
+    elif interrupted():
+        raise Interrupted  # A state of step 0 would say that it was measured.
     else:
         measure(0)
     measuring_steps = run.spec.measuring_steps(run.data.sequence_length) | {run.last_step}
@@ -100,9 +105,13 @@ def train(
             reported_at, reported_step = now, step
         if step in measuring_steps:
             measure(step * run.tokens_per_step)
-        if step in measuring_steps or now - last_saved >= run.spec.checkpoint_seconds:
+        ends_here = step < run.last_step and interrupted()
+        if ends_here or step in measuring_steps or now - last_saved >= run.spec.checkpoint_seconds:
             write_state(checkpoints, capture(step, run.model, optimizer))
+            saved()
             last_saved = time.monotonic()
+        if ends_here:
+            raise Interrupted(step)
 
 
 def learning_rate(spec: TrainingSpec, step: int, num_steps: int) -> float:

@@ -25,6 +25,18 @@ def assignment(spec: JobSpec, folder: Path, *, cpus: int = 1) -> Assignment:
     )
 
 
+def following(earlier: Assignment) -> Assignment:
+    """The next attempt, which may go on from what the earlier ones have left."""
+    number = earlier.attempt + 1
+    return earlier.model_copy(
+        update={
+            "attempt": number,
+            "folder": str(Path(earlier.folder).with_name(f"attempt-{number}")),
+            "earlier_folders": (*earlier.earlier_folders, earlier.folder),
+        }
+    )
+
+
 def prepare_data(teacher: Path, text: Path, *, sequences: int = 4) -> PrepareData:
     """A job of a moment."""
     data = tiny_spec(teacher, text).data.model_copy(update={"validation_sequences": sequences})
@@ -72,9 +84,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, text_f
     return of
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_of_the_run() -> Iterator[None]:
-    """An embedded Ray of two cores that every RayPool of this process joins, for as long as the tests run.
+    """An embedded Ray of two cores that every RayPool of this process joins, for as long as these tests run.
 
     Its token is in the environment then, so that a `ray start` of a test and its drivers share it.
     """

@@ -1,13 +1,14 @@
 """A scheduler's process in miniature: `ray_driver.py ADDRESS (submit | adopt | close) ASSIGNMENT`.
 
-ADDRESS is of a cluster, or "embedded". Prints a line of JSON for every update; ends after the outcome. `close` submits,
-and closes the pool as soon as the worker shows life.
+ADDRESS is of a cluster, or "embedded". Prints a line of JSON for every update; ends after the outcome, or with a
+sentence about a cluster that is lost. `close` submits, and closes the pool as soon as the worker shows life.
 """
 
 import sys
 import time
 from pathlib import Path
 
+from nas.errors import ServiceError
 from nas.jobs import Assignment
 from workers.ray_pool import RayPool
 
@@ -19,7 +20,12 @@ def main(address: str, what: str, file: str) -> None:
     ended = False
     while not ended:
         time.sleep(0.05)
-        for update in pool.poll():
+        try:
+            updates = pool.poll()
+        except ServiceError as error:
+            print(error, flush=True)
+            break
+        for update in updates:
             print(update.model_dump_json(), flush=True)
             ended = update.result is not None or update.failure is not None or what == "close"
     pool.release()

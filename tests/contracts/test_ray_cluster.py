@@ -1,6 +1,7 @@
 """RayPool where processes die: schedulers on a cluster, and those with a Ray of their own."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from nas.errors import ServiceError, SettingError
 from nas.jobs import Assignment, Trained, Trial, Update
 from tests.contracts.conftest import assignment
 from tests.contracts.test_worker_pool import FOREVER, is_alive, wait_until_gone, worker_of
-from tests.ray_head import free_port, ray_head
-from workers.ray_pool import _check_form, _connect
+from tests.ray_head import RayHead, free_port, ray_head
+from workers.ray_pool.connection import check_form, connect
 
 pytestmark = pytest.mark.usefixtures("ray_of_the_run")
 
@@ -69,6 +70,32 @@ def test_a_restarted_scheduler_finds_its_running_attempts_again(
     wait_until_gone(worker)
 
 
+def test_a_scheduler_whose_head_is_lost_ends_at_once_and_the_next_goes_on_with_a_new_head(
+    tmp_path: Path, trial: Callable[[int], Trial]
+) -> None:
+    """Ray would have it wait for a minute, and for ever where a new head is in its place."""
+    job, head = assignment(trial(FOREVER), tmp_path), RayHead()
+    try:
+        head.start()
+        with driver(head.address, "submit", job, tmp_path) as lines:
+            first = next(updates(lines))
+            worker = worker_of(job)
+            killed = time.monotonic()
+            head.kill()
+            *_, told = lines
+            assert time.monotonic() - killed < 30
+            head.start()
+        assert re.search(r"the Ray cluster at \S+ is lost: .*Connection refused$", told.strip())
+        wait_until_gone(worker)
+        with driver(head.address, "adopt", job, tmp_path) as lines:
+            lost = next(updates(lines))
+    finally:
+        head.stop()
+    assert first.node is not None
+    assert lost.failure is not None
+    assert lost.failure.lost
+
+
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_an_embedded_ray_ends_with_its_process(how: str, tmp_path: Path, trial: Callable[[int], Trial]) -> None:
     job = assignment(trial(FOREVER), tmp_path)
@@ -83,7 +110,7 @@ def test_an_embedded_ray_ends_with_its_process(how: str, tmp_path: Path, trial: 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", "", "a b:1"])
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(SettingError, match="is no address of a Ray cluster; accepted: auto, or host:port"):
-        _check_form(address)
+        check_form(address)
 
 
 @pytest.mark.parametrize("address", ["auto", "127.0.0.1:PORT"])
@@ -94,5 +121,5 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(address: str, monk
     with pytest.raises(
         ServiceError, match=f"^the Ray cluster at {address} cannot be reached: .*[Cc]onnection refused$"
     ):
-        _connect(address, "tests", None)
+        connect(address, "tests", None)
     assert time.monotonic() - began < 10

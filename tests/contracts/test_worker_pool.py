@@ -19,10 +19,11 @@ from nas.jobs import (
     Update,
     WorkerPool,
 )
-from tests.contracts.conftest import assignment, prepare_data
+from tests.contracts.conftest import assignment, following, prepare_data
 from workers.attempt import AttemptFolder
 from workers.local import LocalPool
 from workers.ray_pool import RayPool
+from workers.tasks import run_job
 
 SILENCE_SECONDS = 3.0
 POOLS: dict[str, Callable[[], WorkerPool]] = {
@@ -94,13 +95,13 @@ def test_a_user_error_is_told_apart(pool: WorkerPool, tmp_path: Path, teacher_fo
     assert "too few for 1000000 sequences of 32; accepted: data.validation_sequences up to " in update.failure.reason
 
 
-def test_a_killed_worker_is_a_failure_that_counts(pool: WorkerPool, endless: Assignment) -> None:
+def test_an_attempt_whose_worker_is_killed_is_lost(pool: WorkerPool, endless: Assignment) -> None:
     pool.submit(endless)
     os.kill(worker_of(endless), signal.SIGKILL)
     update = wait_for_outcome(pool)
     assert update.failure is not None
-    assert not update.failure.lost
-    assert not update.failure.user_error
+    assert update.failure.lost
+    assert not update.failure.interrupted
     assert (
         "ended by signal 9" in update.failure.reason
         or "its worker died: its process ended without a word" in update.failure.reason
@@ -173,6 +174,60 @@ def test_a_cancelled_attempt_leaves_no_process_and_tells_nothing_further(
     wait_until_gone(worker)
     assert pool.poll() == []
     pool.cancel(endless.job_id, 1)
+
+
+def test_an_interrupted_attempt_saves_its_state_and_the_last_ends_with_the_same_bits(
+    pool: WorkerPool, tmp_path: Path, trial: Callable[[int], Trial]
+) -> None:
+    """First the pool tells it to end, then a signal to its process; each says so twice."""
+    first = assignment(trial(40_000), tmp_path)
+    pool.submit(first)
+    wait_for(pool, lambda update: len(update.measurements) > 0)
+    for _ in range(2):
+        pool.interrupt(first.job_id, 1)
+    step = _saved_at(wait_for_outcome(pool))
+    assert pool.poll() == []
+    assert pool.has_room(Resources(cpus=2), [])
+
+    second = following(first)
+    pool.submit(second)
+    wait_for(pool, lambda update: len(update.measurements) > 0)
+    for _ in range(2):
+        os.kill(worker_of(second), signal.SIGTERM)
+    assert _saved_at(wait_for_outcome(pool)) > step
+
+    last, undisturbed = following(second), assignment(first.spec, tmp_path / "undisturbed")
+    weights = []
+    for each in (last, undisturbed):
+        Path(each.folder).mkdir(parents=True)
+        retrained = run_job(AttemptFolder(each))
+        assert isinstance(retrained, Trained)
+        weights.append(Path(retrained.weights).read_bytes())
+    assert weights[0] == weights[1]
+
+
+def _saved_at(update: Update) -> int:
+    """The step whose state an interrupted attempt saved."""
+    assert update.failure is not None, update.result
+    assert update.failure.interrupted, update.failure
+    assert not update.failure.lost
+    told, saved = update.failure.reason.split("; saved at step ")
+    assert told in ("told to end", "its process was told to end (SIGTERM)")
+    return int(saved)
+
+
+def test_an_attempt_that_is_interrupted_before_it_has_begun_saves_nothing(
+    pool: WorkerPool, endless: Assignment
+) -> None:
+    pool.submit(endless)
+    for _ in range(2):
+        pool.interrupt(endless.job_id, 1)
+    failure = wait_for_outcome(pool).failure
+    assert failure is not None
+    assert failure.interrupted, failure
+    assert "nothing was saved" in failure.reason or "before it had begun" in failure.reason
+    pool.interrupt(endless.job_id, 1)
+    assert pool.poll() == []
 
 
 def test_only_current_attempts_are_kept(

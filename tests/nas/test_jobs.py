@@ -32,7 +32,6 @@ from nas.jobs import (
     Trained,
     Trial,
     Update,
-    attempt_folder,
     resources_of,
 )
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
@@ -198,12 +197,3 @@ def test_an_update_survives_json() -> None:
         job_id=1, attempt=2, progress=progress, measurements=(measured,), failure=Failure(reason="lost", lost=True)
     )
     assert Update.model_validate_json(update.model_dump_json()) == update
-
-
-def test_no_two_attempts_write_into_the_same_folder() -> None:
-    """Nor one below another's."""
-    numbers = [1, 2, 11, 12, 111, 1_000_001]
-    folders = [attempt_folder(Path("run"), job, attempt) for job, attempt in product(numbers, numbers)]
-    assert len(set(folders)) == len(numbers) ** 2
-    assert not any(one in other.parents for one, other in product(folders, folders))
-    assert all(Path("run") in folder.parents for folder in folders)

@@ -42,8 +42,8 @@ from nas.spec import ResourcesSpec, TrainingSpec
 from tests.conftest import tiny_spec
 from tests.nas.families.small import ALL
 from tests.workers.test_every_family import smaller, teacher_of
-from workers.attempt import AttemptFolder
-from workers.tasks import KEPT, run_job
+from workers.attempt import KEPT, AttemptFolder
+from workers.tasks import run_job
 
 BY_NAME = {str(variant): variant for variant in ALL}
 COMPUTED: dict[str, Any] = {"seed": 0, "resources": ResourcesSpec(dtype="float32")}

@@ -1,9 +1,16 @@
 """Which deaths of an actor count against its job, by the errors that Ray has for them."""
 
 import pytest
-from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RuntimeEnvSetupError,
+)
 
-from workers.ray_pool import _failure
+from workers.ray_pool.shell import failure_of
 
 
 @pytest.mark.parametrize(
@@ -12,9 +19,13 @@ from workers.ray_pool import _failure
     ids=lambda error: type(error).__name__,
 )
 def test_what_would_end_so_again_counts(error: RayError) -> None:
-    """An attempt that is lost is tried again without end."""
-    assert not _failure(error, "some node").lost
+    assert not failure_of(error).lost
 
 
-def test_what_ray_itself_lost_does_not_count() -> None:
-    assert _failure(RayError("the cluster is gone"), "some node").lost
+@pytest.mark.parametrize(
+    "error",
+    [RayError("the cluster is gone"), ActorDiedError(), NodeDiedError("it was taken away")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_worker_that_died_is_lost(error: RayError) -> None:
+    assert failure_of(error).lost

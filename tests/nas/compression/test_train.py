@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from nas.compression.data import Batch, PackedTokens, write_token_file
 from nas.compression.losses import cross_entropy_BT
 from nas.compression.train import Run, learning_rate, train
-from nas.errors import TrainingDiverged
+from nas.errors import Interrupted, TrainingDiverged
 from nas.spec import TrainingSpec
 
 SPEC = TrainingSpec(
@@ -75,6 +75,47 @@ def test_interrupted_run_ends_with_the_same_bits(data: PackedTokens, tmp_path: P
     )
     assert measured_in_parts == measured
     assert torch.equal(weights(second), weights(whole))
+
+
+def test_a_run_that_is_told_to_end_saves_its_state_first_and_ends_with_the_same_bits(
+    data: PackedTokens, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"checkpoint_seconds": 10_000})
+    whole, last, measured = new_run(data, spec), new_run(data, spec), list[int]()
+    train(whole, checkpoints=tmp_path / "whole", measure=nothing, progress=nothing)
+    earlier = list[Path]()
+    # Asked before the first measurement, and after each step: ended within the warm-up, a step later, before the last.
+    for step, asked in ((4, [False] * 4), (5, []), (9, [False] * 3)):
+        answers, folder = iter([*asked, True]), tmp_path / f"until-{step}"
+        with pytest.raises(Interrupted, match=f"^saved at step {step}$"):
+            train(
+                new_run(data, spec),
+                checkpoints=folder,
+                earlier_checkpoints=earlier,
+                measure=measured.append,
+                progress=nothing,
+                interrupted=lambda answers=answers: next(answers),  # type: ignore[misc]
+            )
+        assert max(path.name for path in folder.iterdir()) == f"step-{step:09d}"
+        earlier.append(folder)
+    train(last, checkpoints=tmp_path / "last", earlier_checkpoints=earlier, measure=measured.append, progress=nothing)
+    assert measured == [0, 96, 224, 320]
+    assert torch.equal(weights(last), weights(whole))
+
+
+def test_a_run_that_is_told_to_end_before_it_has_begun_leaves_nothing(data: PackedTokens, tmp_path: Path) -> None:
+    """A state of step 0 would say that the loss at 0 tokens was measured."""
+    measured = list[int]()
+    with pytest.raises(Interrupted, match=r"^nothing was saved$"):
+        train(
+            new_run(data),
+            checkpoints=tmp_path / "saved",
+            measure=measured.append,
+            progress=nothing,
+            interrupted=lambda: True,
+        )
+    assert measured == []
+    assert not (tmp_path / "saved").exists()
 
 
 def test_stopping_early_is_a_point_on_the_same_curve(data: PackedTokens, tmp_path: Path) -> None:

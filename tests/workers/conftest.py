@@ -1,0 +1,3 @@
+"""What tests of workers share with those of pools."""
+
+from tests.contracts.conftest import trial as trial
