@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from api.live import Live
 from api.pages.render import error_page
-from api.routes import docs, events, live, models, pages, searches
+from api.routes import docs, events, lifecycle, live, models, pages, searches
 from api.routes.errors import add_error_handlers
 from api.routes.guard import Guard
 from api.settings import Settings
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.database, app.state.live = settings, database, news
     app.add_middleware(Guard)
     add_error_handlers(app, error_page)
-    for module in (searches, models, events, live, docs, pages):
+    for module in (searches, lifecycle, models, events, live, docs, pages):
         app.include_router(module.router)
     app.mount("/static", pages.static_files(), name="static")
     return app

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
-from api import display
+from api import display, words
 from api.display import FILE_WIDTH, SearchDisplay
 from api.settings import Settings
 from nas.client import Client
@@ -19,10 +19,9 @@ from nas.views import SearchView
 
 def submit(parsed: argparse.Namespace) -> int:
     spec = read_spec(parsed.spec)  # Here, so that its paths count from its own folder.
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         view = client.submit(spec)
-        page = f"{client.url}/searches/{view.name}"
-        print(f"{view.name}: {view.state}, {len(view.leaderboard)} candidates; {page}", file=sys.stderr)
+        say_begun(client, view)
         if parsed.watch:
             return _watched(client, view.name, as_json=parsed.json)
     if parsed.json:
@@ -31,39 +30,29 @@ def submit(parsed: argparse.Namespace) -> int:
 
 
 def searches(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
-        return _say(parsed, found := client.searches(), display.searches(found))
+    with connected(parsed) as client:
+        return _say(parsed, found := client.searches(archived=parsed.archived), display.searches(found))
 
 
 def watch(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         return _watched(client, parsed.search, as_json=parsed.json)
 
 
 def leaderboard(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         view = client.search(parsed.search)
-        return _say(parsed, view.leaderboard, display.leaderboard(view))
+        return _say(parsed, view.leaderboard, Group(display.leaderboard(view), display.promotions(view)))
 
 
 def best(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         return _say(parsed, found := client.best(parsed.search), display.best(found))
-
-
-def cancel(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
-        view = client.cancel(parsed.search)
-    if parsed.json:
-        print(view.model_dump_json())
-    else:
-        print(f"{view.name}: {'cancelling' if view.cancelling else view.state}")
-    return 0
 
 
 def logs(parsed: argparse.Namespace) -> int:
     """Without a job, a list of all attempts; with one, the end of the log of its newest attempt or another."""
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         attempts = client.attempts(parsed.search)
         if parsed.job is None:
             return _say(parsed, attempts, display.attempts(attempts))
@@ -83,7 +72,7 @@ def logs(parsed: argparse.Namespace) -> int:
 
 
 def export(parsed: argparse.Namespace) -> int:
-    with _client(parsed) as client:
+    with connected(parsed) as client:
         folder = client.export(parsed.search, parsed.into)
     print(json.dumps({"folder": str(folder)}) if parsed.json else folder)
     return 0
@@ -104,7 +93,15 @@ def _watched(client: Client, name: str, *, as_json: bool) -> int:
     return display.report(view, to=sys.stderr if as_json else sys.stdout)
 
 
-def _client(parsed: argparse.Namespace) -> Client:
+def say_begun(client: Client, view: SearchView) -> None:
+    """On standard error: the search, and where its page is."""
+    page = f"{client.url}/searches/{view.name}"
+    state = words.state(view.state, view.intent)
+    print(f"{view.name}: {state}, {len(view.leaderboard)} candidates; {page}", file=sys.stderr)
+
+
+def connected(parsed: argparse.Namespace) -> Client:
+    """A client of the service that the command names, or its environment."""
     return Client(parsed.server or Settings.from_environment().server_url)
 
 

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from api import words
 from api.exit_codes import BAD_INPUT, FAILURE, SUCCESS
+from api.outlook import outlook, promotion_waited_for
 from nas.ranking import Standing
-from nas.states import JobState, SearchState, TrialState
+from nas.states import Intent, JobState, SearchState, TrialState
 from nas.views import AttemptView, BestView, JobView, SearchSummary, SearchView
 
 FILE_WIDTH = 160
@@ -125,6 +126,17 @@ def leaderboard(view: SearchView) -> RenderableType:
     )
 
 
+def promotions(view: SearchView) -> RenderableType:
+    """One line for each promotion, with the number that commands know it by; nothing where there is none."""
+    lines = []
+    for each in view.promotions:
+        line = f"promotion {each.id}: {each.architecture.label}, {words.promotion(each, view.state)}"
+        if each.curve:
+            line += f", loss {words.loss(each.curve[-1].loss)} after {words.tokens(each.curve[-1].tokens)} tokens"
+        lines.append(line)
+    return Text("\n".join(lines)) if lines else Group()
+
+
 def searches(found: Sequence[SearchSummary]) -> RenderableType:
     """One line for each search, its best candidate at the end."""
     if not found:
@@ -134,7 +146,7 @@ def searches(found: Sequence[SearchSummary]) -> RenderableType:
     for each in found:
         table.add_row(
             each.name,
-            "cancelling" if each.cancelling else each.state.value,
+            words.state(each.state, each.intent),
             f"{each.num_retrained} of {each.num_candidates}",
             words.tokens(each.tokens_done),
             words.tokens(each.tokens_total),
@@ -172,8 +184,11 @@ def attempts(found: Sequence[AttemptView]) -> RenderableType:
     return Group(table, Text("`--job N` prints the log of a job", style="dim"))
 
 
-def report(view: SearchView, *, to: TextIO) -> int:
-    """Prints how a search ended; returns the exit code that says so."""
+def report(view: SearchView, *, to: TextIO, next_step: str = "") -> int:
+    """Prints how a search ended, or that it waits; returns the exit code that says so.
+
+    `next_step` is what to do with one that has used up what it may, where that is not to ask a service.
+    """
     console = Console(file=to, width=None if to.isatty() else FILE_WIDTH)
     console.print(leaderboard(view))
     if view.state is SearchState.FAILED:
@@ -181,6 +196,10 @@ def report(view: SearchView, *, to: TextIO) -> int:
         return BAD_INPUT if view.user_error else FAILURE
     if view.state is SearchState.CANCELLED:
         print("topiary: the search was cancelled; submitted again, it goes on from there", file=sys.stderr)
+        return FAILURE
+    if view.state in (SearchState.PAUSED, SearchState.STOPPED):
+        told = f"{view.reason}; {next_step}" if next_step and view.reason else outlook(view)
+        print(f"topiary: the search is {view.state}: {told}", file=sys.stderr)
         return FAILURE
     console.print(summary(view), highlight=False)
     for promotion in view.promotions:
@@ -245,10 +264,10 @@ def summary(view: SearchView) -> str:
 
 
 def _phase(view: SearchView) -> str:
-    if view.state is not SearchState.RUNNING:
-        return view.state.value
-    if view.cancelling:
-        return "cancelling"
+    if view.state is not SearchState.RUNNING or view.intent is not Intent.RUN:
+        return words.state(view.state, view.intent)
+    if promotion_waited_for(view) is not None:
+        return outlook(view)
     kinds = [job.kind for job in view.jobs if job.state is JobState.RUNNING] or [job.kind for job in view.jobs]
     return words.PHASES[kinds[0]] if kinds else "starting"
 

@@ -336,7 +336,7 @@ def _look_at_search(session: Session, name: str, channel: _Channel, *, has_news:
     if has_ended and not has_news and not is_new:
         return None
     view = viewing.view(session, name)
-    if not has_pages or (view == seen and not has_news and not is_new):
+    if not has_pages or (view.is_same_but_for_time(seen) and not has_news and not is_new):
         return _Sight(view)
     curves = viewing.curves(session, name)
     # Charts change with what is measured, not with every token: as a rule they are drawn for events only.

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from api.exit_codes import BAD_INPUT, FAILURE
 from api.services.submission import check_texts
+from nas.addresses import attempt_folder
 from nas.border import Border
 from nas.durable import flush
 from nas.errors import FolderError, SpecError
@@ -28,7 +29,6 @@ from nas.jobs import (
     JobSpec,
     Update,
     WorkerPool,
-    attempt_folder,
     resources_of,
 )
 from nas.model_folder import ModelFolder
@@ -122,7 +122,7 @@ class Jobs:
     def _assignment(self, spec: JobSpec) -> Assignment:
         self._last_id += 1
         place = attempt_folder(self.folder, self._last_id, 1)
-        return Assignment(job_id=self._last_id, attempt=1, spec=spec, folder=str(place), resources=resources_of(spec))
+        return Assignment(job_id=self._last_id, attempt=1, spec=spec, folder=place, resources=resources_of(spec))
 
 
 def _failed(assignment: Assignment, failure: Failure) -> JobFailed:

@@ -4,8 +4,8 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from nas.ranking import Standing
-from nas.states import TrialState
-from nas.views import JobView, SearchView
+from nas.states import Intent, JobState, PromotionState, SearchState, TrialState
+from nas.views import JobView, PromotionView, SearchView
 
 PHASES = {
     "prepare_data": "tokenising the text",
@@ -23,6 +23,9 @@ TRIALS = {
     TrialState.FAILED: "failed",
     TrialState.CANCELLED: "cancelled",
 }
+
+
+_COMING = {Intent.PAUSE: "pausing", Intent.STOP: "stopping", Intent.CANCEL: "cancelling"}
 
 
 def loss(value: float | None) -> str:
@@ -89,6 +92,11 @@ def exact(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def state(state: SearchState, intent: Intent) -> str:
+    """The state of a search, or what a running one is being brought to: `pausing`, `stopping`, `cancelling`."""
+    return _COMING[intent] if state is SearchState.RUNNING and intent in _COMING else state.value
+
+
 def trial(row: Standing, job: JobView | None) -> str:
     """The state of a trial, with how far it is while it runs."""
     progress = None if job is None else job.progress
@@ -96,6 +104,27 @@ def trial(row: Standing, job: JobView | None) -> str:
     if row.state is TrialState.RUNNING and progress is not None and progress.unit == "tokens":
         return f"running {percent(progress.done, progress.total)}"
     return TRIALS[row.state]
+
+
+def waiting(job: JobView) -> str | None:
+    """Why a queued job waits, where more is to be told than that others come first."""
+    told = [job.reason] if job.reason else []
+    told += [f"tried again at {exact(job.not_before)} at the earliest"] if job.not_before else []
+    return "; ".join(told) if told and job.state is JobState.QUEUED else None
+
+
+def promotion(view: PromotionView, search: SearchState) -> str:
+    """The state of a promotion of a search in some state, or what it is being brought to."""
+    if view.state not in (PromotionState.DISTILLING, PromotionState.EXPORTING):
+        return view.state.value
+    if search is not SearchState.RUNNING:
+        return "waiting"
+    return _COMING.get(view.intent, view.state.value)
+
+
+def amount(value: float) -> str:
+    """Of hours or money: `0.42`, `12.4`, `1,371`."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def counts(view: SearchView) -> str:

@@ -1,32 +1,21 @@
 """The Python client of the service: the same views, and the same errors with the same sentences, as everywhere else."""
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote
 
-import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from nas import errors
+from nas.connection import Connection
 from nas.durable import flush
-from nas.errors import (
-    FolderError,
-    NotFoundError,
-    ServiceError,
-    SettingError,
-    StoreError,
-    TopiaryError,
-    UserError,
-)
+from nas.errors import FolderError, NotFoundError, ServiceError, SettingError, StoreError, TopiaryError
+from nas.extension import Extension
 from nas.importance_view import ImportanceView
 from nas.ranking import Standing
 from nas.spec import NAME, NAME_DESCRIPTION, SearchSpec
@@ -36,7 +25,6 @@ from nas.views import (
     BestView,
     CandidateDetails,
     EnumerationView,
-    ErrorView,
     EventView,
     HealthView,
     ModelView,
@@ -45,18 +33,11 @@ from nas.views import (
     SearchView,
 )
 
-DEFAULT_URL = "http://127.0.0.1:8460"
 _PAGE = 1000
 _MOST_CANDIDATES = 10_000
-_SILENCE_SECONDS = 45.0
-"""Three heartbeats of a stream: after that long without a byte, the connection is given up."""
-
 _LOOK_SECONDS = 0.5
 _RETRY_SECONDS = 0.5
 _NO_EVENTS = (None, "progress", "resync")
-_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-Content = TypeVar("Content")
 
 
 class Client:
@@ -70,17 +51,8 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, *, timeout: float = 60, patience: float = 60) -> None:
-        self.url = (url or os.environ.get("TOPIARY_URL") or DEFAULT_URL).rstrip("/")
-        problem = SettingError("TOPIARY_URL", self.url, "is not the address of a service", f"one such as {DEFAULT_URL}")
-        try:
-            parts = urlsplit(self.url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-                raise problem
-        except ValueError as error:  # Of a port that is no number.
-            raise problem from error
-        # A proxy for the web does not lead to this machine.
-        trust_env = parts.hostname not in _LOCAL_HOSTS
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=trust_env)
+        self._service = Connection(url, timeout=timeout)
+        self.url = self._service.url
         self._patience = patience
 
     def __enter__(self) -> "Client":
@@ -92,71 +64,146 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._service.close()
 
     # --- searches ---
 
     def enumerate(self, spec: SearchSpec | Mapping[str, Any]) -> EnumerationView:
         """The candidates that a search of this spec would retrain, at most 10,000 of them; starts nothing."""
-        return self._post("/v1/enumerations", EnumerationView, spec, limit=_MOST_CANDIDATES)
+        return self._service.post("/v1/enumerations", EnumerationView, spec, limit=_MOST_CANDIDATES)
 
     def submit(self, spec: SearchSpec | Mapping[str, Any]) -> SearchView:
         """Starts a search, or goes on with the one of this name and spec. Paths are those of the server."""
-        return self._post("/v1/searches", SearchView, spec)
+        return self._service.post("/v1/searches", SearchView, spec)
 
-    def searches(self) -> list[SearchSummary]:
-        """All of them, the newest first."""
+    def searches(self, *, archived: bool = False) -> list[SearchSummary]:
+        """All that are not archived, or only those that are, the newest first."""
         found: dict[int, SearchSummary] = {}
         while True:
-            page = self._get("/v1/searches", list[SearchSummary], limit=_PAGE, offset=len(found))
+            page = self._service.get(
+                "/v1/searches", list[SearchSummary], limit=_PAGE, offset=len(found), archived=archived
+            )
             # A search begun meanwhile moves the others on: the last of one page may be the first of the next.
             found |= {summary.id: summary for summary in page}
             if len(page) < _PAGE:
                 return sorted(found.values(), key=lambda summary: -summary.id)
 
     def search(self, name: str) -> SearchView:
-        return self._get(_path(name), SearchView)
+        return self._service.get(_path(name), SearchView)
 
     def spec(self, name: str) -> SearchSpec:
-        return self._get(f"{_path(name)}/spec", SearchSpec)
-
-    def cancel(self, name: str) -> SearchView:
-        """Asks for a running search to be ended; what was measured stays."""
-        return self._post(f"{_path(name)}/cancel", SearchView, None)
+        return self._service.get(f"{_path(name)}/spec", SearchSpec)
 
     def leaderboard(self, name: str) -> list[Standing]:
-        return self._get(f"{_path(name)}/leaderboard", list[Standing])
+        return self._service.get(f"{_path(name)}/leaderboard", list[Standing])
 
     def best(self, name: str) -> BestView:
         """The best architecture so far; ConflictError while no candidate was measured."""
-        return self._get(f"{_path(name)}/best", BestView)
+        return self._service.get(f"{_path(name)}/best", BestView)
 
     def importance(self, name: str) -> ImportanceView:
         """The scores of its teacher, which nas.importance_figures draws; NotFoundError while there are none."""
-        return self._get(f"{_path(name)}/importance", ImportanceView)
+        return self._service.get(f"{_path(name)}/importance", ImportanceView)
 
     def candidate(self, name: str, candidate_id: int) -> CandidateDetails:
-        return self._get(f"{_path(name)}/candidates/{candidate_id}", CandidateDetails)
+        return self._service.get(f"{_path(name)}/candidates/{candidate_id}", CandidateDetails)
 
     def attempts(self, name: str) -> list[AttemptView]:
         """Every try at every job of a search, by job."""
-        return self._get(f"{_path(name)}/attempts", list[AttemptView])
+        return self._service.get(f"{_path(name)}/attempts", list[AttemptView])
 
     def promotions(self, name: str) -> list[PromotionView]:
-        return self._get(f"{_path(name)}/promotions", list[PromotionView])
+        return self._service.get(f"{_path(name)}/promotions", list[PromotionView])
+
+    # --- the life of a search: each answers with it as it stands then; the scheduler's next steps do the rest ---
+
+    def pause(self, name: str) -> SearchView:
+        """What runs saves its state and ends; the search waits until it is resumed."""
+        return self._ask(name, "pause")
+
+    def stop(self, name: str) -> SearchView:
+        """What runs goes on to its end, and nothing new is started; the search waits until it is resumed."""
+        return self._ask(name, "stop")
+
+    def cancel(self, name: str) -> SearchView:
+        """What runs ends now, and what waits is not started; what was measured stays."""
+        return self._ask(name, "cancel")
+
+    def resume(self, name: str) -> SearchView:
+        """One that was paused, stopped or cancelled goes on, from its newest checkpoints."""
+        return self._ask(name, "resume")
+
+    def retry(self, name: str, candidate_id: int | None = None) -> SearchView:
+        """Tries what has failed again, or only the trials of one candidate."""
+        only = {} if candidate_id is None else {"candidate_id": candidate_id}
+        return self._service.post(f"{_path(name)}/retry", SearchView, None, **only)
+
+    def extend(self, name: str, extension: Extension | Mapping[str, Any]) -> SearchView:
+        """More candidates, tokens or seeds, or other limits of what it may spend."""
+        return self._service.post(f"{_path(name)}/extend", SearchView, extension)
+
+    def clone(self, name: str, new_name: str, changes: Mapping[str, Any] | None = None) -> SearchView:
+        """Begins a search like this one; `changes` are of its spec, nested, and None takes a field away."""
+        return self._service.post(f"{_path(name)}/clone", SearchView, {"name": new_name, "changes": changes or {}})
+
+    def archive(self, name: str) -> SearchView:
+        """Takes a search that does not run out of the list; all else stays."""
+        return self._ask(name, "archive")
+
+    def unarchive(self, name: str) -> SearchView:
+        return self._ask(name, "unarchive")
+
+    def delete(self, name: str) -> None:
+        """Deletes a search that does not run, with its models and all else that its jobs wrote; there is no way back.
+
+        Asked again after whatever has interrupted it, it goes on.
+        """
+        self._service.delete(_path(name))
+
+    def _ask(self, name: str, verb: str) -> SearchView:
+        return self._service.post(f"{_path(name)}/{verb}", SearchView)
+
+    # --- the life of a promotion; its search goes on beside it ---
+
+    def pause_promotion(self, name: str, promotion_id: int) -> PromotionView:
+        """It saves its state and ends, and waits until it is resumed."""
+        return self._ask_of_promotion(name, promotion_id, "pause")
+
+    def cancel_promotion(self, name: str, promotion_id: int) -> PromotionView:
+        """It ends now, and its search does without the model; what was measured stays."""
+        return self._ask_of_promotion(name, promotion_id, "cancel")
+
+    def resume_promotion(self, name: str, promotion_id: int) -> PromotionView:
+        """One that was paused or cancelled goes on, from its newest checkpoint."""
+        return self._ask_of_promotion(name, promotion_id, "resume")
+
+    def retry_promotion(self, name: str, promotion_id: int) -> PromotionView:
+        """Tries one that has failed again."""
+        return self._ask_of_promotion(name, promotion_id, "retry")
+
+    def extend_promotion(self, name: str, promotion_id: int, tokens: int) -> PromotionView:
+        """Distils it for so many more tokens, once it has done what it does now, and exports it anew."""
+        return self._ask_of_promotion(name, promotion_id, "extend", {"tokens": tokens})
+
+    def _ask_of_promotion(
+        self, name: str, promotion_id: int, verb: str, body: Mapping[str, Any] | None = None
+    ) -> PromotionView:
+        return self._service.post(f"{_path(name)}/promotions/{promotion_id}/{verb}", PromotionView, body)
 
     # --- models and logs ---
 
     def models(self, name: str | None = None) -> list[ModelView]:
         """Those of one search, or of all."""
-        return self._get("/v1/models" if name is None else f"{_path(name)}/models", list[ModelView])
+        return self._service.get("/v1/models" if name is None else f"{_path(name)}/models", list[ModelView])
 
     def model(self, model_id: int) -> ModelView:
-        return self._get(f"/v1/models/{model_id}", ModelView)
+        return self._service.get(f"/v1/models/{model_id}", ModelView)
 
     def log(self, job_id: int, attempt: int, *, tail: int = 1000) -> str:
         """The last lines that an attempt printed."""
-        with self._answer("GET", f"/v1/jobs/{job_id}/attempts/{attempt}/log", params={"tail": tail}) as response:
+        with self._service.answer(
+            "GET", f"/v1/jobs/{job_id}/attempts/{attempt}/log", params={"tail": tail}
+        ) as response:
             return response.read().decode(errors="replace")
 
     def export(self, model: str | int, into: Path) -> Path:
@@ -194,7 +241,7 @@ class Client:
     def _download(self, path: str, folder: Path, name: str, size: int) -> None:
         if Path(name).name != name:
             raise ServiceError(f"the service lists {name!r}, which is not the name of a file")
-        with self._answer("GET", path) as response, (folder / name).open("wb") as file:
+        with self._service.answer("GET", path) as response, (folder / name).open("wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
         if (folder / name).stat().st_size != size:
@@ -214,7 +261,10 @@ class Client:
                 yield event
 
     def watch(self, name: str) -> Iterator[SearchView]:
-        """The search as it stands, then whenever it has changed, at most twice a second, until it has ended."""
+        """The search as it stands, then whenever it has changed, at most twice a second, until it does not run.
+
+        It has ended then, or it is paused or stopped and waits for its user.
+        """
         seen: SearchView | None = None
         for _ in self._messages(name, None):
             looked = time.monotonic()
@@ -222,7 +272,8 @@ class Client:
                 view = self.search(name)
             except (ServiceError, StoreError):
                 continue  # The next message comes once the service is there again.
-            if view != seen:
+            # What it has used of hours changes with every look.
+            if not view.is_same_but_for_time(seen):
                 yield view
                 seen = view
             if view.state is not SearchState.RUNNING:
@@ -231,11 +282,12 @@ class Client:
 
     def _messages(self, name: str | None, after: int | None) -> Iterator[EventView | None]:
         """Events, each once, and None for every other message: of progress, or that a connection has begun."""
+        params = {} if name is None else {"search": name}
         begun, deadline = False, 0.0
         while True:
             lost: TopiaryError = ServiceError(f"the service at {self.url} ended the connection")
             try:
-                for message in self._stream(name, after):
+                for message in self._service.messages("/v1/events", params, after):
                     begun, deadline = True, time.monotonic() + self._patience
                     if message.event == "resync" and (message.id or 0) >= (after or 0):
                         break  # We were too slow; what was left out is on record.
@@ -247,21 +299,10 @@ class Client:
                 raise lost
             time.sleep(_RETRY_SECONDS)
 
-    def _stream(self, name: str | None, after: int | None) -> Iterator["_Message"]:
-        """The messages of one connection, heartbeats among them."""
-        params = {} if name is None else {"search": name}
-        headers = {} if after is None else {"Last-Event-ID": str(after)}
-        timeout = httpx.Timeout(self._http.timeout.connect, read=_SILENCE_SECONDS)
-        with self._answer("GET", "/v1/events", params=params, headers=headers, timeout=timeout) as response:
-            rest = b""
-            for chunk in response.iter_bytes():
-                *messages, rest = (rest + chunk).split(b"\n\n")
-                yield from map(_Message.parse, messages)
-
     # --- the service itself ---
 
     def health(self) -> HealthView:
-        return self._get("/v1/health", HealthView)
+        return self._service.get("/v1/health", HealthView)
 
     def wait_until_ready(self, seconds: float = 60) -> HealthView:
         """Returns once the service answers; raises what it last raised if it has not by then."""
@@ -273,53 +314,6 @@ class Client:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(_RETRY_SECONDS)
-
-    # --- requests ---
-
-    def _get(self, path: str, kind: type[Content], **params: int) -> Content:
-        with self._answer("GET", path, params=params) as response:
-            return _parsed(response, kind)
-
-    def _post(
-        self, path: str, kind: type[Content], spec: SearchSpec | Mapping[str, Any] | None, **params: int
-    ) -> Content:
-        headers = {} if spec is None else {"Content-Type": "application/json"}
-        with self._answer("POST", path, params=params, headers=headers, content=_body(spec)) as response:
-            return _parsed(response, kind)
-
-    @contextmanager
-    def _answer(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """An answer whose body is yet to be read. Raises the error that it is, or ServiceError if there is none."""
-        try:
-            with self._http.stream(method, path, **options) as response:
-                if not response.is_success:
-                    response.read()
-                    raise _error(response)
-                yield response
-        except httpx.ConnectError as error:
-            raise ServiceError(
-                f"no service answers at {self.url} ({error}); `topiary serve` starts one, TOPIARY_URL names another"
-            ) from error
-        except httpx.TimeoutException as error:
-            raise ServiceError(f"the service at {self.url} takes too long to answer") from error
-        except httpx.RequestError as error:
-            raise ServiceError(f"the connection to the service at {self.url} was lost ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Message:
-    """A server-sent event; all fields are None for a heartbeat."""
-
-    id: int | None
-    event: str | None
-    data: str | None
-
-    @classmethod
-    def parse(cls, text: bytes) -> "_Message":
-        # Lines end in line feeds alone: splitlines() would break at what JSON may hold unescaped.
-        fields = dict(line.partition(": ")[::2] for line in text.decode().split("\n"))
-        number = fields.get("id")
-        return cls(None if number is None else int(number), fields.get("event"), fields.get("data"))
 
 
 def _event(data: str | None) -> EventView:
@@ -333,36 +327,3 @@ def _path(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise SettingError("search", name, "cannot be the name of a search", NAME_DESCRIPTION)
     return f"/v1/searches/{quote(name, safe='')}"
-
-
-def _body(spec: SearchSpec | Mapping[str, Any] | None) -> str | None:
-    if spec is None:
-        return None
-    # A dict goes as it is, wrong values too: the service says what is wrong with it.
-    return spec.model_dump_json() if isinstance(spec, SearchSpec) else json.dumps(spec, default=str)
-
-
-def _parsed(response: httpx.Response, kind: type[Content]) -> Content:
-    try:
-        return TypeAdapter(kind).validate_json(response.read())
-    except ValidationError as error:
-        raise ServiceError(f"{response.url} answers in words of another version: {error}") from error
-
-
-def _error(response: httpx.Response) -> TopiaryError:
-    try:
-        return _rebuilt(ErrorView.model_validate_json(response.content))
-    except ValidationError:
-        return ServiceError(f"{response.url} answers {response.status_code}, which is no answer of Topiary's")
-
-
-def _rebuilt(view: ErrorView) -> TopiaryError:
-    """The error that the service raised, of the same class and with the same sentence."""
-    kind = getattr(errors, view.kind, None)
-    if kind is StoreError:
-        return StoreError(view.message)
-    if not (isinstance(kind, type) and issubclass(kind, UserError)):
-        return ServiceError(view.message)
-    error = kind(view.field or "", view.value or "", view.problem or "", view.accepted or "")
-    error.also = tuple(also for also in map(_rebuilt, view.also) if isinstance(also, UserError))
-    return error

@@ -39,7 +39,7 @@ def read_spec(path: Path) -> SearchSpec:
 def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     """The validated spec, its paths made absolute; a teacher on the Hub stays what it is. Raises SpecError."""
     if not isinstance(content, dict):
-        raise _no_object(content)
+        raise _no_object(content, SearchSpec)
     try:
         spec = SearchSpec.model_validate(content)
     except ValidationError as error:
@@ -62,19 +62,20 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data, "calibration": calibration})
 
 
-def spec_error(errors: Sequence[ErrorDetails]) -> SpecError:
+def spec_error(errors: Sequence[ErrorDetails], model: type[BaseModel] = SearchSpec) -> SpecError:
     """What pydantic found wrong with a spec, in our words: the first error, with the others in its `also`.
 
-    Locations count from the spec, whose own is empty.
+    Locations count from the spec, whose own is empty. Another `model` is something else that a user gives.
     """
-    first, *others = [_sentence(details) for details in errors]
+    first, *others = [_sentence(details, model) for details in errors]
     first.also = tuple(others)
     return first
 
 
-def unreadable(source: str, error: BaseException) -> SpecError:
+def unreadable(source: str, error: BaseException, model: type[BaseModel] = SearchSpec) -> SpecError:
     """`source`, a file or a request, that is neither YAML nor JSON, with what its parser says."""
-    return SpecError("spec", source, f"cannot be parsed ({' '.join(str(error).split())})", _ACCEPTED)
+    name, accepted = _whole(model)
+    return SpecError(name, source, f"cannot be parsed ({' '.join(str(error).split())})", accepted)
 
 
 def problem(details: ErrorDetails) -> str:
@@ -110,39 +111,44 @@ def check_absolute(spec: SearchSpec) -> None:
         raise errors[0]
 
 
-def _no_object(content: object) -> SpecError:
-    shown = "nothing" if content is None else type(content).__name__
-    return SpecError("spec", shown, "is not an object", _ACCEPTED)
+def _whole(model: type[BaseModel]) -> tuple[str, str]:
+    """What all that a user gives is called, and what is accepted for it."""
+    return ("spec", _ACCEPTED) if model is SearchSpec else ("request", _fields_at(model, []))
 
 
-def _sentence(details: ErrorDetails) -> SpecError:
+def _no_object(content: object, model: type[BaseModel]) -> SpecError:
+    name, accepted = _whole(model)
+    return SpecError(name, "nothing" if content is None else type(content).__name__, "is not an object", accepted)
+
+
+def _sentence(details: ErrorDetails, whole: type[BaseModel]) -> SpecError:
     if not details["loc"]:
-        return _no_object(details["input"])
+        return _no_object(details["input"], whole)
     # Where a list stands for its `values`, they are not spelled out; `[key]` is pydantic's for a key of a mapping.
     location = [part for part in details["loc"] if part not in ("values", "[key]")]
     names = [part for part in location if isinstance(part, str)]
     field, value = ".".join(map(str, location)), details["input"]
     if details["type"] in ("extra_forbidden", "invalid_key"):
-        return SpecError(field, value, "is not a field of a spec", _fields_at(names[:-1]))
+        return SpecError(field, value, f"is not a field of a {_whole(whole)[0]}", _fields_at(whole, names[:-1]))
     if details["type"] in ("model_type", "model_attributes_type"):
-        return SpecError(field, value, "is not an object", _object_at(names))
+        return SpecError(field, value, "is not an object", _object_at(whole, names))
     if details["type"] == "missing":
-        return SpecError(field, "nothing", "is given, but it is required", _description(names))
-    return SpecError(field, value, problem(details), _description(names))
+        return SpecError(field, "nothing", "is given, but it is required", _description(whole, names))
+    return SpecError(field, value, problem(details), _description(whole, names))
 
 
-def _object_at(names: list[str]) -> str:
+def _object_at(whole: type[BaseModel], names: list[str]) -> str:
     """What a field takes that was given something else: in its own words where an object is not all that it takes."""
-    field = _model_at(names[:-1]).model_fields[names[-1]]
-    return _fields_at(names) if isinstance(field.annotation, type) else field.description or _fields_at(names)
+    field, fields = _model_at(whole, names[:-1]).model_fields[names[-1]], _fields_at(whole, names)
+    return fields if isinstance(field.annotation, type) else field.description or fields
 
 
-def _fields_at(names: list[str]) -> str:
-    return "an object with the fields " + ", ".join(_model_at(names).model_fields)
+def _fields_at(whole: type[BaseModel], names: list[str]) -> str:
+    return "an object with the fields " + ", ".join(_model_at(whole, names).model_fields)
 
 
-def _model_at(names: list[str]) -> type[BaseModel]:
-    model: type[BaseModel] = SearchSpec
+def _model_at(whole: type[BaseModel], names: list[str]) -> type[BaseModel]:
+    model = whole
     for name in names:
         model = _model_of(model.model_fields[name].annotation) or model
     return model
@@ -154,10 +160,10 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 
-def _description(names: list[str]) -> str:
+def _description(whole: type[BaseModel], names: list[str]) -> str:
     """Of the innermost field on the way that has one: keys of a mapping have none of their own."""
     described = "another value"
-    model: type[BaseModel] | None = SearchSpec
+    model: type[BaseModel] | None = whole
     for name in names:
         if model is None or name not in model.model_fields:
             break

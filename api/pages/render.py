@@ -5,6 +5,7 @@ made of the same fragments, so the first load and every update agree. No fragmen
 scripts turn exact times into relative ones.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,16 +13,18 @@ from urllib.parse import quote
 
 import plotly
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from api import words
+from api.outlook import outlook
+from api.pages.actions import of_promotion, of_search
 from api.pages.glyph import glyph, text_alternative
 from api.pages.rows import Row, rows
 from nas.architecture import AXES
 from nas.figures import Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
 from nas.importance_figures import Drawing, drawings, method
 from nas.importance_view import ImportanceView
-from nas.ranking import Standing
+from nas.ranking import CurvePoint, Standing
 from nas.states import JobState, SearchState
 from nas.views import AttemptView, CandidateDetails, ErrorView, HealthView, SearchSummary, SearchView
 
@@ -34,11 +37,11 @@ def search_fragments(view: SearchView, curves: Curves | None = None) -> dict[str
     return dict(_search_fragments(view, rows(view, curves)))
 
 
-def list_fragments(summaries: Sequence[SearchSummary], health: HealthView) -> dict[str, str]:
+def list_fragments(summaries: Sequence[SearchSummary], health: HealthView, *, archived: bool = False) -> dict[str, str]:
     """The parts of the list's page that change, by element id."""
     return {
         "health": _render("health.html", health=health),
-        "searches": _render("searches_rows.html", summaries=summaries),
+        "searches": _render("searches_rows.html", summaries=summaries, archived=archived),
     }
 
 
@@ -64,12 +67,16 @@ def search_page(view: SearchView, curves: Curves) -> str:
     )
 
 
-def list_page(summaries: Sequence[SearchSummary], health: HealthView, offset: int) -> str:
-    """The searches from `offset` on, newest first; one more than PAGE_SIZE says that there are older ones."""
+def list_page(summaries: Sequence[SearchSummary], health: HealthView, offset: int, *, archived: bool = False) -> str:
+    """The searches from `offset` on, newest first; one more than PAGE_SIZE says that there are older ones.
+
+    They are those that are `archived`, or all others.
+    """
     shown = summaries[:PAGE_SIZE]
     return _render(
         "searches.html",
-        fragments=list_fragments(shown, health),
+        fragments=list_fragments(shown, health, archived=archived),
+        archived=archived,
         offset=offset,
         more=len(summaries) > PAGE_SIZE,
         page_size=PAGE_SIZE,
@@ -93,6 +100,8 @@ def candidate_page(details: CandidateDetails, view: SearchView, scores: Importan
         "candidate.html",
         details=details,
         view=view,
+        jobs=[job for job in view.jobs if job.candidate_id == details.standing.candidate_id],
+        runs=_runs(details),
         weights=_newest_weights(details.attempts),
         scores=scores,
         unscored=_unscored(view),
@@ -116,19 +125,18 @@ def tab_title(view: SearchView) -> str:
 
 
 def _search_fragments(view: SearchView, found: Sequence[Row]) -> dict[str, Markup]:
-    cancelling = view.cancelling and view.state is SearchState.RUNNING
     best = _best(view)
     return {
         "heading": _render(
-            "heading.html", view=view, state_word="cancelling" if cancelling else view.state, title=tab_title(view)
+            "heading.html", view=view, state_word=words.state(view.state, view.intent), title=tab_title(view)
         ),
-        "cancel": _render("cancel.html", view=view),
-        "notice": _render("notice.html", view=view),
+        "actions": _render("actions.html", view=view, actions=of_search(view)),
+        "notice": _render("notice.html", view=view, outlook=outlook(view)),
         "best": _render("best.html", view=view, best=best, ahead=_ahead(view, best)),
         "spend": _render("spend.html", view=view, doing=_doing(view)),
         **{f"row-{row.standing.candidate_id}": _render("row.html", row=row, name=view.name) for row in found},
         "teacher": _render("teacher.html", view=view),
-        "promotions": _render("promotions.html", view=view),
+        "promotions": _render("promotions.html", view=view, waits=_waits(view)),
     }
 
 
@@ -153,13 +161,31 @@ def _ahead(view: SearchView, best: Standing | None) -> str:
 
 
 def _doing(view: SearchView) -> list[str]:
-    """What runs besides trials, which have rows of their own."""
+    """What runs, or waits for a reason, besides trials and promotions that wait, which have rows of their own."""
     told = []
     for job in view.jobs:
         if job.state is JobState.RUNNING and job.kind != "trial":
             far = "" if job.progress is None else f", {words.percent(job.progress.done, job.progress.total)}"
             told.append(words.PHASES[job.kind] + far)
+        elif job.candidate_id is None and (why := words.waiting(job)):
+            told.append(f"{words.PHASES[job.kind]} waits: {why}")
     return told
+
+
+def _waits(view: SearchView) -> dict[int, str | None]:
+    """Why the queued job of each promotion waits."""
+    jobs = {job.candidate_id: job for job in view.jobs if job.kind in ("promotion", "export")}
+    candidates = {promotion.id: promotion.candidate_id for promotion in view.promotions}
+    return {id_: words.waiting(jobs[candidate]) if candidate in jobs else None for id_, candidate in candidates.items()}
+
+
+def _runs(details: CandidateDetails) -> list[tuple[str, Sequence[CurvePoint]]]:
+    """Curves of a candidate, by what they are of: its trial or, of several, their mean and each."""
+    runs: list[tuple[str, Sequence[CurvePoint]]] = [("trial", details.curve)]
+    if len(details.trials) > 1:
+        runs = [("mean of trials", details.curve)]
+        runs += [(f"trial, seed {trial.seed}", trial.curve) for trial in details.trials]
+    return [*runs, ("promotion", details.promotion.curve)] if details.promotion else runs
 
 
 def _of_scores(drawn: Sequence[Drawing]) -> dict[str, dict[str, Any]]:
@@ -185,6 +211,11 @@ def _unbroken(word: Callable[..., str]) -> Callable[..., str]:
     return lambda *values: word(*values).replace(" ", "\u00a0")
 
 
+def _code(sentence: str) -> Markup:
+    """A sentence with what stands between backticks as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(sentence))))
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("api.pages"),
@@ -195,11 +226,16 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     filters: Mapping[str, Any] = {
+        "state_word": lambda search: words.state(search.state, search.intent),
+        "promotion_word": words.promotion,
         "about": _unbroken(words.about),
+        "actions": of_promotion,
         "alternative": text_alternative,
+        "code": _code,
         "counts": words.counts,
         "exact": words.exact,
         "glyph": glyph,
+        "amount": words.amount,
         "method": method,
         "loss": words.loss,
         "parameters": _unbroken(words.parameters),

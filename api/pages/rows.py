@@ -19,7 +19,7 @@ class Row:
     """`position` counts rows from the top; `is_level`: as far as the furthest, so that its loss compares with theirs.
 
     `move` is how many places better (or, negative, worse) it stands among these than right after pruning. `remark`
-    says why its trial failed, or what became of an earlier attempt.
+    says why its trial failed, or why it waits.
     """
 
     standing: Standing
@@ -44,7 +44,9 @@ class Row:
 def rows(view: SearchView, curves: Curves | None) -> list[Row]:
     """The leaderboard from the top; without curves, a row's is the line from its first loss to its last."""
     points = {row.candidate_id: _points(row, curves) for row in view.leaderboard}
-    jobs = {job.candidate_id: job for job in view.jobs if job.kind == "trial"}
+    trials = [job for job in view.jobs if job.kind == "trial"]
+    # Of several trials of a candidate, one that runs is told of.
+    jobs = {job.candidate_id: job for job in sorted(trials, key=lambda job: job.state is JobState.RUNNING)}
     told = [job.progress for job in jobs.values() if job.progress is not None and job.progress.unit == "tokens"]
     furthest = max((progress.total for progress in told), default=0)
     scale = common_scale(list(points.values()), least_tokens=furthest)
@@ -89,6 +91,4 @@ def _points(row: Standing, curves: Curves | None) -> list[tuple[int, float]]:
 def _remark(row: Standing, job: JobView | None) -> str | None:
     if row.state is TrialState.FAILED:
         return row.reason
-    if job is not None and job.reason and job.state in (JobState.QUEUED, JobState.RUNNING):
-        return f"an earlier attempt ended: {job.reason}"
-    return None
+    return None if job is None else words.waiting(job)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
@@ -20,6 +21,7 @@ from nas.errors import (
     TopiaryError,
     UserError,
 )
+from nas.spec import SearchSpec
 from nas.spec_file import problem, spec_error, unreadable
 from nas.views import ErrorView
 
@@ -44,7 +46,7 @@ _MEANINGS = {
     404: "Nothing of this name or number is there.",
     409: "Something of this name is there already and is not the same, or is past what was asked.",
     422: "Something given is wrong; the message names it, its value, and what is accepted.",
-    503: "The database cannot be read or written at the moment.",
+    503: "The database, or the store of artifacts, cannot be read or written at the moment.",
 }
 _Responses = dict[int | str, dict[str, object]]
 
@@ -139,19 +141,28 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details: list[ErrorDetails] = list(error.errors())
     of_body = [each for each in details if each["loc"][0] == "body"]
+    model = _body_model(request)
     found: list[UserError] = []
     if any(each["type"] == "json_invalid" for each in of_body):
-        found.append(unreadable("the request", error.__cause__ or error))
+        found.append(unreadable("the request", error.__cause__ or error, model))
     elif any(isinstance(each["input"], bytes) for each in of_body):
         given = request.headers.get("content-type", "nothing")
         found.append(SpecError("Content-Type", given, "is not JSON", "application/json"))
     elif of_body:
-        of_spec = spec_error([ErrorDetails(**{**each, "loc": each["loc"][1:]}) for each in of_body])
+        inner = [ErrorDetails(**{**each, "loc": each["loc"][1:]}) for each in of_body]
+        of_spec = spec_error(inner, model)
         found += [of_spec, *of_spec.also]
     found += [_parameter_error(each) for each in details if each["loc"][0] != "body"]
     first, *others = found
     first.also = tuple(others)
     return _answer(request, first)
+
+
+def _body_model(request: Request) -> type[BaseModel]:
+    """What the body of a request to this address is to be."""
+    body = request.scope["route"].body_field
+    model: type[BaseModel] = SearchSpec if body is None else body.field_info.annotation
+    return model
 
 
 def _parameter_error(details: ErrorDetails) -> SettingError:

@@ -1,17 +1,13 @@
 """Models, the files of their folders, and the logs of the attempts that made them."""
 
-from pathlib import Path
-
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from api.routes.errors import declared
 from api.routes.parameters import AttemptNumber, FileName, JobId, ModelId, OpenDatabase, Tail
-from api.services import outcome, viewing
+from api.services import files, outcome, viewing
 from nas.errors import NotFoundError
 from nas.views import ModelView
-
-MOST_LOG_BYTES = 8_000_000
 
 router = APIRouter(prefix="/v1")
 
@@ -38,10 +34,11 @@ def read_model(model_id: ModelId, database: OpenDatabase) -> ModelView:
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}, **declared(404)},
 )
 def download_model_file(model_id: ModelId, file_name: FileName, database: OpenDatabase) -> FileResponse:
-    """One of the files that the model lists; ranges are answered."""
+    """One of the files that the model lists, held against its manifest first; ranges are answered."""
     with database.reading() as session:
         model = outcome.model(session, model_id)
-    return FileResponse(_file_of(model, file_name), filename=file_name, media_type="application/octet-stream")
+    path = files.verified(_address_of(model, file_name))
+    return FileResponse(path, filename=file_name, media_type="application/octet-stream")
 
 
 @router.get(
@@ -58,27 +55,14 @@ def read_log(job_id: JobId, number: AttemptNumber, database: OpenDatabase, tail:
     """What the attempt printed: its last `tail` lines, and of those at most the last 8 MB."""
     with database.reading() as session:
         folder = viewing.attempt_folder(session, job_id, number)
-    return PlainTextResponse(_last_lines(folder / "log.txt", tail))
+    return PlainTextResponse(files.last_lines(f"{folder}/log.txt", tail))
 
 
-def _file_of(model: ModelView, name: str) -> Path:
+def _address_of(model: ModelView, name: str) -> str:
     """Where a listed file is. Raises NotFoundError for any other name, and for what leads out of the folder."""
     names = [file.name for file in model.files]
-    folder = Path(model.folder).resolve()
-    if name in names and (path := (folder / name).resolve()).is_relative_to(folder) and path.is_file():
-        return path
+    if name in names and (address := files.file_below(model.folder, name)) is not None:
+        return address
     raise NotFoundError(
         "file", name, f"is not a file of model {model.id}", ", ".join(names) or "none, its folder is gone"
     )
-
-
-def _last_lines(path: Path, count: int) -> bytes:
-    """The last lines of a file that may grow meanwhile; nothing of one that is not there."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - MOST_LOG_BYTES))
-            lines = file.read(min(size, MOST_LOG_BYTES)).splitlines(keepends=True)
-    except FileNotFoundError:
-        return b""
-    return b"".join(lines[-count:])

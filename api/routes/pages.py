@@ -1,7 +1,11 @@
 """The HTML pages, and the files that they load."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import plotly
 from fastapi import APIRouter
@@ -10,14 +14,34 @@ from sqlalchemy.orm import Session
 from starlette.staticfiles import StaticFiles
 
 from api.pages import render
-from api.routes.parameters import CandidateId, Now, Offset, OpenDatabase, SearchName
-from api.services import control, viewing
+from api.routes.parameters import Archived, CandidateId, Now, Offset, OpenDatabase, PromotionId, SearchName
+from api.services import control, promotion_control, viewing
+from api.store.database import Database
 from nas.errors import NotFoundError
 from nas.importance_view import ImportanceView
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+SearchVerb = Literal["pause", "stop", "cancel", "resume", "retry", "archive", "unarchive"]
+PromotionVerb = Literal["pause", "cancel", "resume", "retry"]
+
+_OF_SEARCH: dict[SearchVerb, Callable[[Database, str, datetime], None]] = {
+    "pause": control.pause,
+    "stop": control.stop,
+    "cancel": control.cancel,
+    "resume": control.resume,
+    "retry": control.retry,
+    "archive": control.archive,
+    "unarchive": partial(control.archive, archived=False),
+}
+_OF_PROMOTION: dict[PromotionVerb, Callable[[Database, str, int, datetime], None]] = {
+    "pause": promotion_control.pause,
+    "cancel": promotion_control.cancel,
+    "resume": promotion_control.resume,
+    "retry": promotion_control.retry,
+}
+
 _A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -27,12 +51,12 @@ def static_files() -> StaticFiles:
 
 
 @router.get("/")
-def show_searches(database: OpenDatabase, now: Now, offset: Offset = 0) -> str:
+def show_searches(database: OpenDatabase, now: Now, offset: Offset = 0, archived: Archived = False) -> str:
     """The searches, newest first."""
     with database.reading() as session:
-        summaries = viewing.summaries(session, limit=render.PAGE_SIZE + 1, offset=offset)
+        summaries = viewing.summaries(session, limit=render.PAGE_SIZE + 1, offset=offset, archived=archived)
         health = viewing.health(session, now)
-    return render.list_page(summaries, health, offset)
+    return render.list_page(summaries, health, offset, archived=archived)
 
 
 @router.get("/searches/{name}")
@@ -60,10 +84,19 @@ def show_candidate(database: OpenDatabase, name: SearchName, candidate_id: Candi
     return render.candidate_page(details, view, scores)
 
 
-@router.post("/searches/{name}/cancel", response_class=RedirectResponse, status_code=303)
-def cancel_search(database: OpenDatabase, name: SearchName, now: Now) -> str:
-    """Asks for the search to be ended, and goes back to its page."""
-    control.cancel(database, name, now)
+@router.post("/searches/{name}/{verb}", response_class=RedirectResponse, status_code=303)
+def change_search(database: OpenDatabase, name: SearchName, verb: SearchVerb, now: Now) -> str:
+    """Does what a button of the search's page says, and goes back to it."""
+    _OF_SEARCH[verb](database, name, now)
+    return f"/searches/{name}"
+
+
+@router.post("/searches/{name}/promotions/{promotion_id}/{verb}", response_class=RedirectResponse, status_code=303)
+def change_promotion(
+    database: OpenDatabase, name: SearchName, promotion_id: PromotionId, verb: PromotionVerb, now: Now
+) -> str:
+    """The same of one of its promotions."""
+    _OF_PROMOTION[verb](database, name, promotion_id, now)
     return f"/searches/{name}"
 
 

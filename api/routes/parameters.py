@@ -24,7 +24,10 @@ ACCEPTED = {
     "search": f"the name of a search, {_NAME.description}; left out, all searches",
     "limit": f"how many at most, a whole number from 1 to {MOST_ROWS:,} (of candidates, {MOST_CANDIDATES_LISTED:,})",
     "offset": "how many to leave out at the beginning, a whole number from 0",
+    "archived": "true for those that are archived, false for all others",
     "candidate_id": "the number of a candidate of this search",
+    "promotion_id": "the number of a promotion of this search",
+    "verb": "what the page of the search offers",
     "model_id": "the number of a model",
     "job_id": "the number of a job",
     "number": "the number of an attempt, from 1",
@@ -68,6 +71,11 @@ Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description=ACCEPTED["limit"])]
 CandidateLimit = Annotated[int, Query(ge=1, le=MOST_CANDIDATES_LISTED, description=ACCEPTED["limit"])]
 Offset = Annotated[int, Query(ge=0, le=_LARGEST_ID, description=ACCEPTED["offset"])]
 CandidateId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["candidate_id"])]
+OnlyCandidate = Annotated[
+    int | None, Query(ge=1, le=_LARGEST_ID, description=f"{ACCEPTED['candidate_id']}; left out, all of them")
+]
+PromotionId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["promotion_id"])]
+Archived = Annotated[bool, Query(description=ACCEPTED["archived"])]
 ModelId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["model_id"])]
 JobId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["job_id"])]
 AttemptNumber = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["number"])]

@@ -1,4 +1,4 @@
-"""Searches: what a spec would start, starting it, looking at it, and ending it."""
+"""Searches: what a spec would start, starting it, and looking at it."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 
 from api.routes.errors import declared
 from api.routes.parameters import (
+    Archived,
     CandidateId,
     CandidateLimit,
     GivenSpec,
@@ -16,7 +17,7 @@ from api.routes.parameters import (
     OpenDatabase,
     SearchName,
 )
-from api.services import control, outcome, submission, viewing
+from api.services import outcome, submission, viewing
 from nas.architecture import AXES
 from nas.importance_view import ImportanceView
 from nas.ranking import Standing
@@ -63,10 +64,12 @@ def submit_search(spec: GivenSpec, database: OpenDatabase, now: Now, response: R
 
 
 @router.get("/searches", summary="List searches", responses=declared())
-def list_searches(database: OpenDatabase, limit: Limit = 50, offset: Offset = 0) -> list[SearchSummary]:
-    """All searches, the newest first."""
+def list_searches(
+    database: OpenDatabase, limit: Limit = 50, offset: Offset = 0, archived: Archived = False
+) -> list[SearchSummary]:
+    """All searches that are not archived, or only those that are, the newest first."""
     with database.reading() as session:
-        return viewing.summaries(session, limit=limit, offset=offset)
+        return viewing.summaries(session, limit=limit, offset=offset, archived=archived)
 
 
 @router.get("/searches/{name}", summary="Look at a search", responses=declared(404))
@@ -81,14 +84,6 @@ def read_spec(name: SearchName, database: OpenDatabase) -> SearchSpec:
     """The spec it was submitted with, and every value that was left out."""
     with database.reading() as session:
         return viewing.spec(session, name)
-
-
-@router.post("/searches/{name}/cancel", summary="Cancel a search", status_code=202, responses=declared(404, 409))
-def cancel_search(name: SearchName, database: OpenDatabase, now: Now) -> SearchView:
-    """Asks for a running search to be ended; the scheduler's next step does it. What was measured stays."""
-    control.cancel(database, name, now)
-    with database.reading() as session:
-        return viewing.view(session, name)
 
 
 @router.get("/searches/{name}/leaderboard", summary="Read the leaderboard", responses=declared(404))

@@ -14,6 +14,8 @@ from api.scheduler import utc_now
 from api.services.submission import submit
 from api.store.database import Database
 from nas.spec import SearchSpec
+from tests.api.instant_pool import InstantPool
+from tests.api.rest.answers import export
 from tests.conftest import tiny_spec
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -126,7 +128,7 @@ def test_a_folder_holds_one_search(
 def test_a_folder_whose_database_is_gone_is_refused(
     tmp_path: Path, teacher_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "run" / "jobs").mkdir(parents=True)
+    (tmp_path / "run" / "jobs" / "000001").mkdir(parents=True)
     error = refusal_of_folder(tmp_path / "run", tiny_spec(teacher_folder, text_file), capsys)
     assert "holds jobs whose database is gone; accepted: a new folder" in error
 
@@ -162,6 +164,39 @@ def test_a_mended_spec_goes_on_after_a_bad_one(
     found = json.loads(capsys.readouterr().out)
     assert [candidate["cost"]["parameters"] for candidate in found["candidates"]] == [48060, 37692, 47856, 38640]
     assert found["teacher_cost"]["parameters"] == 64080
+
+
+def test_a_run_ends_with_what_it_may_spend_and_goes_on_with_more(
+    tmp_path: Path,
+    teacher_folder: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command says that it may not, until its spec lets it; jobs end at once instead of being worked on."""
+    monkeypatch.setattr("api.run.LocalPool", lambda: InstantPool(export))
+    monkeypatch.setattr("api.run._STEP_SECONDS", 0)
+    monkeypatch.setattr("api.scheduler._COUNTED_SECONDS", 0)
+
+    def run(**changes: object) -> tuple[int, str, str]:
+        (tmp_path / "spec.json").write_text(tiny_spec(teacher_folder, text_file, **changes).model_dump_json())
+        code = main(["run", str(tmp_path / "spec.json"), "--into", str(tmp_path / "run")])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()[-1]
+
+    few: dict[str, object] = {"tokens": 2000}
+    used_up = "spending.tokens: 5,120 of 2,000 are used"
+    more = "with more `spending` in its spec, the same command goes on"
+    code, out, last = run(spending=few)
+    assert (code, last) == (1, f"topiary: the search is stopped: {used_up}; {more}")
+    assert out.count("1,280") == 4, "the leaderboard as it stands"
+    may_not = f"topiary: search: tiny may not go on: {used_up}; accepted: more `spending` in its spec."
+    assert run(spending=few) == (2, "", may_not)
+    code, _, last = run(spending={"tokens": 9000}, seed=1)
+    assert code == 2 and "begun with another seed, spending" in last
+    code, out, _ = run(spending={"tokens": 9000})
+    assert code == 0 and "winner  " in out
+    assert run(spending=few)[0] == 0, "what is finished stays so"
 
 
 def test_candidates_are_listed_for_a_person(

@@ -11,9 +11,10 @@ import pytest
 
 from nas.cost import cost
 from nas.figures import PALETTE, candidate_curve, colours, loss_against_parameters, loss_curves, rank_over_tokens
-from nas.ranking import Contender, leaderboard
-from nas.states import PromotionState, SearchState, TrialState
-from nas.views import CandidateDetails, CurvePoint, PromotionView, SearchView
+from nas.ranking import Contender, CurvePoint, leaderboard
+from nas.spec import SpendingSpec
+from nas.states import Intent, PromotionState, SearchState, TrialState
+from nas.views import CandidateDetails, PromotionView, SearchView, Spent, TrialView
 from tests.nas.shapes import small_llama
 
 TEACHER = small_llama()
@@ -45,11 +46,15 @@ def search(losses: Losses, failed: Mapping[int, str] | None = None, **changes: A
         id=1,
         name="a-search",
         state=SearchState.RUNNING,
-        cancelling=False,
+        intent=Intent.RUN,
         reason=None,
         user_error=False,
         created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         finished_at=None,
+        archived_at=None,
+        extensions=(),
+        spent=Spent(tokens=10, device_hours=1.25, money=None, wall_hours=2.5),
+        spending=SpendingSpec(),
         teacher=TEACHER,
         teacher_parameters=3_935_424,
         teacher_loss=TEACHER_LOSS,
@@ -77,6 +82,7 @@ def details(view: SearchView, candidate_id: int, points: Mapping[int, float], **
         cost=cost(standing.architecture, dtype="bfloat16", batch_size=1, context=8),
         share_of_teacher=0.25,
         curve=curve(points),
+        trials=(TrialView(seed=0, state=standing.state, curve=curve(points)),),
         promotion=None,
         attempts=(),
     ).model_copy(update=changes)
@@ -206,6 +212,8 @@ def test_a_promotion_goes_on_where_its_trial_ended() -> None:
         architecture=TEACHER,
         curve=curve({0: 3.0, 30: 2.5}),
         state=PromotionState.DISTILLING,
+        intent=Intent.RUN,
+        extensions=(),
         model_id=None,
         folder=None,
         parameters=None,

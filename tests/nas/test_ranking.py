@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.ranking import Contender, Standing, leaderboard
+from nas.ranking import Contender, CurvePoint, Standing, leaderboard, mean_curve
 from nas.states import TrialState
-from nas.views import CurvePoint
 from tests.nas.shapes import small_llama
 
 
@@ -86,12 +85,22 @@ def test_a_row_carries_the_candidate_and_its_last_measurement(state: str) -> Non
         parameters=107,
         non_embedding_parameters=7,
         tokens=10,
+        num_seeds=1,
         loss=4.0,
         loss_after_pruning=6.0,
         kl_to_teacher=2.0,
         state=TrialState(state),
         reason="a reason",
     )
+
+
+def test_a_mean_is_over_the_trials_that_were_measured_there() -> None:
+    """With the seeds of a candidate at different places, and one that was never measured."""
+    of_seeds = [{0: 4.0, 10: 3.0, 20: 2.0}, {0: 5.0, 10: 2.0}, {}]
+    trials = [[CurvePoint(tokens=t, loss=x, kl_to_teacher=x / 4) for t, x in losses.items()] for losses in of_seeds]
+    found = [(point.tokens, point.loss, point.kl_to_teacher, point.num_seeds) for point in mean_curve(trials)]
+    assert found == [(0, 4.5, 1.125, 2), (10, 2.5, 0.625, 2), (20, 2.0, 0.5, 1)]
+    assert mean_curve([]) == ()
 
 
 def test_a_row_of_a_trial_that_was_never_measured_claims_nothing() -> None:

@@ -6,7 +6,7 @@ import httpx
 from fastapi.routing import APIRoute
 
 from api.app import create_app
-from api.routes import events, models, searches
+from api.routes import events, lifecycle, models, searches
 from api.settings import Settings
 
 # --- what is documented -------------------------------------------------------------------------------------
@@ -19,7 +19,7 @@ def test_openapi_describes_every_address(tmp_path: Path) -> None:
     listed = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     ours = {
         (method, route.path)
-        for module in (events, models, searches)
+        for module in (events, lifecycle, models, searches)
         for route in module.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()

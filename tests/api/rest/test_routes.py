@@ -10,6 +10,7 @@ import pytest
 from api.cli import main
 from nas.importance_view import ImportanceView
 from nas.spec_file import read_spec
+from nas.states import Intent
 from nas.views import EnumerationView, ErrorView, HealthView, ModelView, SearchSummary, SearchView
 from tests.api.rest.answers import raw, refusal, tiny
 from tests.api.serving import Service
@@ -76,7 +77,7 @@ def test_a_search_is_cancelled_once(
     http.post("/v1/searches", json=tiny(teacher_folder, text_file, "cancelled")).raise_for_status()
     answer = http.post("/v1/searches/cancelled/cancel")
     assert answer.status_code == 202
-    assert SearchView.model_validate_json(answer.content).cancelling
+    assert SearchView.model_validate_json(answer.content).intent is Intent.CANCEL
     service.finish()
     assert http.get("/v1/searches/cancelled").json()["state"] == "cancelled"
     assert refusal(http.post("/v1/searches/cancelled/cancel"), 409).kind == "ConflictError"
