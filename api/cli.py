@@ -10,7 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from api import client_commands, importance_command, latency_command, prune_command, service_commands
+from api import (
+    client_commands,
+    doctor_command,
+    importance_command,
+    latency_command,
+    lifecycle_commands,
+    prune_command,
+    retention_command,
+    service_commands,
+)
 from api.exit_codes import BAD_INPUT, FAILURE, INTERRUPTED
 from api.settings import DEFAULT_PORT
 from nas.architecture import AXES, Axis
@@ -55,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_service(commands)
     _add_client(commands)
+    _add_lifecycle(commands)
     _add_local(commands)
     return parser
 
@@ -66,18 +76,38 @@ def _add_service(commands: Commands) -> None:
     """The service itself."""
     serve = _command(commands, "serve", service_commands.serve, "run the whole service on this machine")
     _listening(serve)
-    _storage(serve, ray=True)
+    _storage(serve, artifacts=True, ray=True)
     http = _command(commands, "http", service_commands.http, "run the HTTP server alone")
     _listening(http)
-    _storage(http)
+    _storage(http, artifacts=True)
     http.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     scheduler = _command(commands, "scheduler", service_commands.scheduler, "run a scheduler alone")
-    _storage(scheduler, ray=True)
+    _storage(scheduler, artifacts=True, ray=True)
     scheduler.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     for child in (serve, http, scheduler):
         child.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     migrate = _command(commands, "migrate", service_commands.migrate, "bring the database's tables up to date")
+    migrate.add_argument("--down", action="store_true", help="one version back instead, for an older program")
     _storage(migrate)
+    retention = _command(
+        commands, "retention", retention_command.retention, "remove artifacts that ended searches do not need any more"
+    )
+    retention.add_argument("search", nargs="?", metavar="SEARCH", help="only of this one")
+    retention.add_argument(
+        "--older-than",
+        type=_days,
+        default=retention_command.DAYS,
+        metavar="DAYS",
+        help="of searches that ended so many days ago (default: %(default)s)",
+    )
+    retention.add_argument("--dry-run", action="store_true", help="remove nothing, only say what would be removed")
+    retention.add_argument("--json", action="store_true", help="print what is removed as JSON")
+    _storage(retention, artifacts=True)
+    doctor = _command(
+        commands, "doctor", doctor_command.doctor, "say whether all that the service rests on is fit for use"
+    )
+    _storage(doctor, artifacts=True, ray=True)
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def _add_client(commands: Commands) -> None:
@@ -86,7 +116,9 @@ def _add_client(commands: Commands) -> None:
     submit.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
     submit.add_argument("--watch", action="store_true", help="then watch it to its end")
     _remote(submit)
-    _remote(_command(commands, "searches", client_commands.searches, "list the searches"))
+    searches = _command(commands, "searches", client_commands.searches, "list the searches")
+    searches.add_argument("--archived", action="store_true", help="those that are archived instead")
+    _remote(searches)
     for name, command, does in (
         ("watch", client_commands.watch, "watch a search live, to its end"),
         ("leaderboard", client_commands.leaderboard, "print a search's leaderboard"),
@@ -95,7 +127,6 @@ def _add_client(commands: Commands) -> None:
             client_commands.best,
             "print the best architecture and where its weights are",
         ),
-        ("cancel", client_commands.cancel, "end a search now; what was measured stays on record"),
     ):
         _remote(_of_search(commands, name, command, does))
     logs = _of_search(commands, "logs", client_commands.logs, "list a search's attempts, or print one job's log")
@@ -105,6 +136,49 @@ def _add_client(commands: Commands) -> None:
     export = _of_search(commands, "export", client_commands.export, "fetch the model that a search ended in")
     export.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
     _remote(export)
+
+
+def _add_lifecycle(commands: Commands) -> None:
+    """What becomes of a search, or of a promotion, that a running service has."""
+    ours = lifecycle_commands
+    pause = _of_search(commands, "pause", ours.pause, "end what runs with a checkpoint, until the search is resumed")
+    stop = _of_search(commands, "stop", ours.stop, "start nothing new of a search, until it is resumed")
+    cancel = _of_search(commands, "cancel", ours.cancel, "end a search now; what was measured stays on record")
+    resume = _of_search(commands, "resume", ours.resume, "go on with a search that was paused, stopped or cancelled")
+    retry = _of_search(commands, "retry", ours.retry, "try again what has failed of a search")
+    retry.add_argument("--candidate", type=_count, metavar="ID", help="only the trials of this one")
+    extend = _of_search(
+        commands, "extend", ours.extend, "add candidates, tokens or seeds to a search, or let it spend more"
+    )
+    extend.add_argument("--candidates", metavar="N", help="so many more shapes that fit the budget")
+    extend.add_argument("--tokens", metavar="N", help="so many more tokens for every trial, or for the promotion")
+    extend.add_argument("--seeds", metavar="N", help="so many more trials of every candidate, with other seeds")
+    extend.add_argument(
+        "--spending",
+        nargs="+",
+        action="extend",
+        metavar="FIELD=VALUE",
+        default=[],
+        help="other limits from now on, such as device_hours=40; null takes one away",
+    )
+    for of_either in (pause, cancel, resume, retry, extend):
+        of_either.add_argument("--promotion", type=_count, metavar="ID", help="of this promotion, not the whole search")
+    clone = _of_search(commands, "clone", ours.clone, "begin a search like another")
+    clone.add_argument("name", metavar="NAME", help="of the new search")
+    clone.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="FIELD=VALUE",
+        default=[],
+        help="what is different in its spec, such as trial.tokens=1e9",
+    )
+    archive = _of_search(commands, "archive", ours.archive, "take a search out of the list; all else stays")
+    unarchive = _of_search(commands, "unarchive", ours.unarchive, "put a search back into the list")
+    delete = _of_search(commands, "delete", ours.delete, "delete a search with all that its jobs wrote")
+    delete.add_argument("--yes", action="store_true", help="really; without it, only say what would be deleted")
+    for child in (pause, stop, cancel, resume, retry, extend, clone, archive, unarchive, delete):
+        _remote(child)
 
 
 def _add_local(commands: Commands) -> None:
@@ -201,6 +275,14 @@ def _size(given: str) -> int:
     return int(given)
 
 
+def _days(given: str) -> float:
+    """A time from 0 to a hundred years."""
+    with suppress(ValueError):
+        if 0 <= float(given) <= 36_525:
+            return float(given)
+    raise argparse.ArgumentTypeError(f"{given} is not a number of days from 0 to 36525")
+
+
 def _seconds(given: str) -> float:
     """A time from 0 to a day."""
     with suppress(ValueError):
@@ -237,9 +319,12 @@ def _listening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default: %(default)s)")
 
 
-def _storage(parser: argparse.ArgumentParser, *, ray: bool = False) -> None:
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="for artifacts (default: TOPIARY_RUNS or runs)")
+def _storage(parser: argparse.ArgumentParser, *, artifacts: bool = False, ray: bool = False) -> None:
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="of runs (default: TOPIARY_RUNS or runs)")
     parser.add_argument("--database", metavar="URL", help="(default: TOPIARY_DATABASE, or SQLite in the runs folder)")
+    if artifacts:
+        told = "where jobs keep their folders: a path, or such as s3://bucket/topiary"
+        parser.add_argument("--artifacts", metavar="URL", help=f"{told} (default: TOPIARY_ARTIFACTS, or with the runs)")
     if ray:
         parser.add_argument(
             "--ray-address",

@@ -32,6 +32,8 @@ def serve(parsed: argparse.Namespace) -> int:
     def ready(address: str) -> None:
         print(f"Topiary serves {address} (REST under /v1, described at /docs); Ctrl-C ends it")
         print(f"runs in {settings.runs_folder.resolve()}", flush=True)
+        if settings.artifacts_url:
+            print(f"artifacts in {settings.artifacts}", flush=True)
 
     try:
         return supervise(settings, parsed.host, parsed.port, ready)
@@ -76,8 +78,13 @@ def migrate(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
     settings.runs_folder.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database)
-    database.migrate()
-    print(f"{make_url(database.url).render_as_string()} is up to date")
+    shown = make_url(database.url).render_as_string()
+    if parsed.down:
+        database.step_down()
+        print(f"{shown} is one version older; `topiary migrate` brings it up to date again")
+    else:
+        database.migrate()
+        print(f"{shown} is up to date")
     database.close()
     return 0
 
@@ -88,7 +95,8 @@ def run(parsed: argparse.Namespace) -> int:
     view = run_to_end(spec, into)
     if parsed.json:
         print(view.model_dump_json())
-    return report(view, to=sys.stderr if parsed.json else sys.stdout)
+    to = sys.stderr if parsed.json else sys.stdout
+    return report(view, to=to, next_step="with more `spending` in its spec, the same command goes on")
 
 
 def run_to_end(spec: SearchSpec, into: Path) -> SearchView:
@@ -111,5 +119,8 @@ def enumerate_(parsed: argparse.Namespace) -> int:
 def _settings(parsed: argparse.Namespace) -> Settings:
     """The environment's, with the command's options in their place."""
     return Settings.from_environment().replaced(
-        runs_folder=parsed.runs, database_url=parsed.database, ray_address=getattr(parsed, "ray_address", None)
+        runs_folder=parsed.runs,
+        database_url=parsed.database,
+        artifacts_url=getattr(parsed, "artifacts", None),
+        ray_address=getattr(parsed, "ray_address", None),
     )
