@@ -122,8 +122,14 @@ def leaderboard(view: SearchView) -> RenderableType:
     return Group(
         Text(f"{view.name}: a teacher of {words.parameters(view.teacher_parameters)} parameters{teacher}"),
         table,
-        Text(f"shape: {SHAPE}; was: rank after pruning; losses in nats per token", style="dim"),
+        Text(f"shape: {SHAPE}; was: rank after pruning; losses in nats per token{_seeds(view)}", style="dim"),
     )
+
+
+def _seeds(view: SearchView) -> str:
+    numbers = {row.num_seeds for row in view.leaderboard if row.num_seeds}
+    several = "" if len(numbers) == 1 else "up to "
+    return f", means over {several}{max(numbers)} seeds" if max(numbers, default=1) > 1 else ""
 
 
 def promotions(view: SearchView) -> RenderableType:

@@ -17,6 +17,7 @@ from pathlib import Path
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import false, make_url, text, update
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from api import words
@@ -125,8 +126,8 @@ def _soon_refused(url: str) -> str:
     """A server that does not answer is given up by the driver itself."""
     try:
         parsed = make_url(url)
-    except Exception:  # noqa: BLE001 - the database says better what is wrong with it
-        return url
+    except (ArgumentError, ValueError):
+        return url  # Who opens it says what is wrong with it.
     if not parsed.drivername.startswith("postgres"):
         return url
     return parsed.update_query_dict({"connect_timeout": "5"}).render_as_string(hide_password=False)

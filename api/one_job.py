@@ -99,6 +99,9 @@ class Jobs:
         fails; whatever interrupts this ends them all.
         """
         waiting = [self._assignment(spec) for spec in specs]
+        for assignment in waiting:
+            if (obstacle := self.pool.obstacle(assignment.resources)) is not None:
+                raise JobFailed(Failure(reason=obstacle, user_error=True))  # It would wait without end.
         running: dict[int, Assignment] = {}
         results: dict[int, JobResult] = {}
         with _progress(said, len(specs)) as show:

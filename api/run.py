@@ -14,8 +14,9 @@ from api.services.viewing import view
 from api.spending import used_up
 from api.store.database import Database
 from api.store.store import Store
-from nas.errors import ConflictError, FolderError
+from nas.errors import ConflictError, FolderError, SpecError
 from nas.extension import Extension, spending
+from nas.jobs import reserved
 from nas.spec import SearchSpec
 from nas.states import PromotionState, SearchState
 from nas.views import SearchView
@@ -41,8 +42,11 @@ def run_search(spec: SearchSpec, into: Path, show: Callable[[SearchView], None])
                 raise FolderError("--into", str(into), f"holds the search {others[0]}", _ONE_SEARCH)
             # The folder's lock is ours, so whoever had the lease is dead.
             store.leases.vacate(LEASE, now=utc_now())
-        _begin(database, spec)
         pool = LocalPool()
+        if (obstacle := pool.obstacle(reserved(spec.resources))) is not None:
+            shown = spec.resources.model_dump(exclude_defaults=True)
+            raise SpecError("resources", shown, f"cannot be had here: {obstacle}", "a service on a Ray cluster")
+        _begin(database, spec)
         try:
             scheduler = Scheduler(database, pool, into)
             while True:

@@ -41,6 +41,9 @@ _RECONCILED_SECONDS = 60
 _COUNTED_SECONDS = 2
 """How often it is counted what a search has used."""
 
+_CLAIMED_AT_ONCE = 100
+"""Attempts that one step starts: the lease must outlast it."""
+
 _ADVANCING_SECONDS = 2
 """How long a step may add new work before it leaves the other searches to the next one: the lease must outlast it."""
 
@@ -222,6 +225,8 @@ class Scheduler:
             return claimed
         searches = [search for search in store.searches.running() if search.intent is Intent.RUN]
         for job in sorted((job for search in searches for job in store.jobs.queued(search.id, now)), key=_age):
+            if len(claimed) == _CLAIMED_AT_ONCE:
+                break
             wanted, avoided = resources_of(job.spec), _broken_on(store, job)
             if (wanted, avoided) in refused:
                 continue  # Within one step, room only shrinks.

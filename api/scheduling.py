@@ -8,7 +8,7 @@ from api.scheduler import LEASE, Scheduler, utc_now
 from api.settings import Settings
 from api.store.database import Database
 from api.store.store import Store
-from nas.errors import StoreError
+from nas.errors import ServiceError, StoreError
 from workers import artifacts
 
 STEP_SECONDS = 0.3
@@ -47,6 +47,9 @@ def run_scheduler(settings: Settings, *, alone: bool) -> None:
         while not stopping.wait(STEP_SECONDS):
             _step(scheduler, stopping)
         _stop(scheduler)
+    except ServiceError:
+        _stop(scheduler)  # Ray is lost; whoever comes next need not wait for the lease to run out.
+        raise
     finally:
         pool.close()
         database.close()

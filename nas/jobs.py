@@ -304,7 +304,11 @@ def resources_of(spec: JobSpec) -> Resources:
     """What an attempt at the job occupies; preparing the text takes one core."""
     if isinstance(spec, PrepareData):
         return Resources(cpus=1, gpus=0)
-    wanted = spec.resources
+    return reserved(spec.resources)
+
+
+def reserved(wanted: ResourcesSpec) -> Resources:
+    """What a job of such resources occupies."""
     return Resources(
         cpus=wanted.cpus,
         gpus=wanted.gpus,

@@ -13,7 +13,9 @@ from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.errors import ConflictError, NotFoundError
+from nas.jobs import DataPrepared
 from nas.states import Intent, JobState, SearchState
+from workers.artifacts import files
 
 
 def pause(database: Database, name: str, now: datetime) -> None:
@@ -67,6 +69,17 @@ def check_affordable(store: Store, search: SearchRecord, now: datetime) -> None:
     if (reason := used_up(store, search, now)) is not None:
         problem = f"may not go on: {reason}"
         raise ConflictError("search", search.name, problem, "more spending first, by extending it")
+
+
+def check_text_is_there(store: Store, search: SearchRecord) -> None:
+    """Raises ConflictError for a search whose tokenised text was removed: nothing could be retrained on it."""
+    prepared = [job.result for job in store.jobs.but_trials(search.id) if isinstance(job.result, DataPrepared)]
+    for data in (result.data for result in prepared):
+        folder, _, name = data.train_file.rpartition("/")
+        there = files(folder) if folder else {}
+        if there and name not in there:  # Retention leaves the log.
+            problem = "has ended, and its tokenised text was removed since"
+            raise ConflictError("search", search.name, problem, "a clone of it, which tokenises the text anew")
 
 
 def trials_of(store: Store, search: SearchRecord, candidate_id: int) -> list[int]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from api.store.database import Database
 from api.store.searches import not_found
 from api.store.store import Store
-from nas.errors import ConflictError, StoreError
+from nas.errors import ConflictError, SettingError, StoreError
 from nas.states import SearchState
 from workers.artifacts import delete_folders
 
@@ -28,7 +28,7 @@ def delete(database: Database, name: str, now: datetime) -> None:
         folders = [attempt.folder for attempt in store.attempts.of_search(search.id) if attempt.folder]
     try:
         delete_folders(folders)
-    except OSError as error:
+    except (OSError, SettingError) as error:
         problem = f"the artifacts of {name} cannot be deleted: {error}; asked again, the deletion goes on"
         raise StoreError(problem) from error
     with database.transaction() as session:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from api.services.control import check_text_is_there
 from api.services.submission import Submission, enumerate_spec, submit
 from api.store.database import Database
 from api.store.records import SearchRecord
@@ -36,6 +37,9 @@ def extend(database: Database, name: str, extension: Extension, now: datetime) -
         search = Store(session).searches.named(name)
         shapes = [candidate.architecture for candidate in Store(session).candidates.of_search(search.id)]
     _check_tokens(search, extension)
+    if extension.candidates or extension.tokens or extension.seeds:
+        with database.reading() as session:
+            check_text_is_there(Store(session), search)
     if (
         extension.spending is not None
         and extension.spending.money is not None

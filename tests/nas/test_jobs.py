@@ -2,7 +2,6 @@
 
 import math
 from itertools import product
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
