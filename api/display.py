@@ -173,7 +173,7 @@ def best(found: BestView) -> RenderableType:
         f"{words.loss(row.loss_after_pruning)} after pruning\n"
         f"checkpoint      {where}"
         + ("" if checkpoint is None else f" ({checkpoint.kind}, loss {words.loss(checkpoint.loss)})")
-        + ("" if found.final else "\nstill running   others may overtake it")
+        + ("" if found.final else "\nnot final       others may overtake it")
     )
 
 

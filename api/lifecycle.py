@@ -90,7 +90,7 @@ def _follow_strategy(store: Store, search: SearchRecord, groundwork: Groundwork,
     for candidate in candidates:
         for trial in candidate.trials:
             curve = curves.of_trial.get(trial.id, ())
-            tokens = curve[-1].tokens if curve else 0
+            tokens = max(curve[-1].tokens if curve else 0, _told_by(jobs[trial.id]))
             has_ended_well = all(job.state is JobState.SUCCEEDED for job in jobs[trial.id])
             if has_ended_well and told[trial.id] > tokens:
                 segment, spec = _next(search, groundwork, candidate, trial, jobs[trial.id], tokens, told[trial.id])
@@ -125,6 +125,15 @@ def _next(
         resources=groundwork.resolved(spec.resources),
         continues=_continuation(before, begins, spec.data.sequence_length) if isinstance(before, Trained) else None,
     )
+
+
+def _told_by(jobs: Sequence[JobRecord]) -> int:
+    """How far the last of a trial's jobs was to go: one that ended well is there, whatever it has measured."""
+    if not jobs:
+        return 0
+    content = jobs[-1].spec_content  # Not parsed: there may be thousands.
+    continues = content.get("continues") or {"tokens": 0}
+    return int(continues["tokens"]) + int(content["until_tokens"])
 
 
 def _continuation(before: Trained, tokens: int, sequence_length: int) -> Continuation:

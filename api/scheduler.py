@@ -16,7 +16,7 @@ from api.lifecycle import advance
 from api.recording import SILENCE_SECONDS, give_back, record
 from api.spending import used_up
 from api.store.database import Database
-from api.store.records import AttemptRecord, JobRecord, LiveAttempt, SearchRecord
+from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.store import Store
 from nas.addresses import attempt_folder
 from nas.durable import is_full
@@ -41,7 +41,10 @@ _RECONCILED_SECONDS = 60
 _COUNTED_SECONDS = 2
 """How often it is counted what a search has used."""
 
-_CLAIMED_AT_ONCE = 100
+_AVOIDED_FOR = 2
+"""Attempts after which a node is given another chance: it may be the only one with room."""
+
+_STARTED_AT_ONCE = 100
 """Attempts that one step starts: the lease must outlast it."""
 
 _ADVANCING_SECONDS = 2
@@ -167,7 +170,7 @@ class Scheduler:
         return turn
 
     def _is_worth_recording(self, update: Update, turn: _Turn, now: datetime) -> bool:
-        """Whether there is anything in it, or the last sign of life is some time ago; where it runs is said always."""
+        """Whether there is anything in it but where it runs, or the last sign of life is some time ago."""
         key = (update.job_id, update.attempt)
         is_sign_only = update == Update(job_id=update.job_id, attempt=update.attempt, node=update.node)
         if is_sign_only and key in self._heard and now < self._heard[key] + timedelta(seconds=_HEARD_SECONDS):
@@ -214,7 +217,7 @@ class Scheduler:
             if is_due and self._clock() > now + timedelta(seconds=_ADVANCING_SECONDS):
                 continue  # It stays due.
             if is_due:
-                _advance_apart(store, search, now)
+                turn.cancel += _advance_apart(store, search.id, now)
             turn.advanced[search.name] = newest.get(search.name, -1)
 
     def _claim(self, store: Store, now: datetime) -> list[Assignment]:
@@ -225,7 +228,7 @@ class Scheduler:
             return claimed
         searches = [search for search in store.searches.running() if search.intent is Intent.RUN]
         for job in sorted((job for search in searches for job in store.jobs.queued(search.id, now)), key=_age):
-            if len(claimed) == _CLAIMED_AT_ONCE:
+            if len(claimed) == _STARTED_AT_ONCE:
                 break
             wanted, avoided = resources_of(job.spec), _broken_on(store, job)
             if (wanted, avoided) in refused:
@@ -296,8 +299,15 @@ class Scheduler:
             self._unrecorded.append(Update(job_id=assignment.job_id, attempt=assignment.attempt, failure=failure))
 
 
-def _advance_apart(store: Store, search: SearchRecord, now: datetime) -> None:
-    """Advances a search within a savepoint: whatever goes wrong ends that search, and holds up no other."""
+def _advance_apart(store: Store, search_id: int, now: datetime) -> list[tuple[int, int]]:
+    """Advances a search within a savepoint: whatever goes wrong ends that search, and holds up no other.
+
+    Its row is locked first: what a user asks of it meanwhile comes after, and finds what was decided. Returns what of
+    it ran, if it was ended.
+    """
+    search = store.searches.get(search_id, lock=True)
+    if search.state is not SearchState.RUNNING:
+        return []
     pending = store.events.num_pending()
     try:
         with store.session.begin_nested():
@@ -309,6 +319,8 @@ def _advance_apart(store: Store, search: SearchRecord, now: datetime) -> None:
         store.events.forget_pending(pending)
         reason = f"the scheduler met a bug of its own: {type(error).__name__}: {error}"
         store.searches.end(search.id, SearchState.FAILED, reason, now)
+        return store.jobs.cancel_all(search.id, now)
+    return []
 
 
 def _age(job: JobRecord) -> int:
@@ -316,9 +328,9 @@ def _age(job: JobRecord) -> int:
 
 
 def _broken_on(store: Store, job: JobRecord) -> frozenset[str]:
-    """The nodes on which attempts at a job have failed or were lost."""
+    """The nodes on which the last attempts at a job have failed or were lost; earlier ones are forgiven."""
     if job.attempt == 0:
         return frozenset()
     ended_badly = (AttemptState.FAILED, AttemptState.LOST)
-    attempts = store.attempts.of_run(job)
+    attempts = store.attempts.of_run(job)[-_AVOIDED_FOR:]
     return frozenset(each.node for each in attempts if each.node is not None and each.state in ended_badly)

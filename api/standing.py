@@ -1,6 +1,6 @@
 """The leaderboard of a search, from all that is on record of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord
@@ -20,12 +20,21 @@ _BEFORE = (
 
 def standings(candidates: Sequence[CandidateRecord], jobs: Sequence[JobRecord], curves: SearchCurves) -> list[Standing]:
     newest = {job.trial_id: job for job in jobs if job.kind == "trial"}
-    return leaderboard([_contender(candidate, newest, curves) for candidate in candidates])
+    retrained = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.SUCCEEDED}
+    return leaderboard([_contender(candidate, newest, retrained, curves) for candidate in candidates])
 
 
-def _contender(candidate: CandidateRecord, newest: dict[int | None, JobRecord], curves: SearchCurves) -> Contender:
-    """A failed trial counts for nothing, unless there is no other."""
+def _contender(
+    candidate: CandidateRecord,
+    newest: Mapping[int | None, JobRecord],
+    retrained: Collection[int | None],
+    curves: SearchCurves,
+) -> Contender:
+    """A failed trial counts for nothing, unless there is no other; if its extension failed, for what it was before."""
     states = {trial.id: trial_state(newest.get(trial.id)) for trial in candidate.trials}
+    for trial_id, its in states.items():
+        if its is TrialState.FAILED and trial_id in retrained:
+            states[trial_id] = TrialState.SUCCEEDED
     state = next(state for state in _BEFORE if state in states.values())
     counting = [trial for trial in candidate.trials if states[trial.id] is not TrialState.FAILED] or candidate.trials
     jobs = [newest[trial.id] for trial in candidate.trials if trial.id in newest]

@@ -48,19 +48,21 @@ def _choose(
     by_id = {candidate.id: candidate for candidate in candidates}
     for row in [row for row in rows if row.rank is not None][: search.spec.promotion.winners]:
         if row.candidate_id not in promoted:
-            trial_id, trained = _trained_first(by_id[row.candidate_id], jobs)
-            promotion_id = store.promotions.add(search.id, trial_id, num_retrained, now)
-            spec = _promotion(search, groundwork, by_id[row.candidate_id], trained, row.tokens)
+            job = trained_first(by_id[row.candidate_id], jobs)
+            if job is None or job.trial_id is None or not isinstance(job.result, Trained):
+                raise LookupError(f"candidate {row.candidate_id} has a rank, but no trial that ended well")
+            promotion_id = store.promotions.add(search.id, job.trial_id, num_retrained, now)
+            spec = _promotion(search, groundwork, by_id[row.candidate_id], job.result, row.tokens)
             store.jobs.add(search.id, spec, now, promotion_id=promotion_id)
 
 
-def _trained_first(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> tuple[int, Trained]:
-    """The first of a candidate's trials that ended well, and what it came to at last."""
+def trained_first(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobRecord | None:
+    """The newest job of the first of a candidate's trials that is at its end; None while there is no such trial."""
     for trial in candidate.trials:
-        results = [job.result for job in jobs if job.trial_id == trial.id and isinstance(job.result, Trained)]
-        if results:
-            return trial.id, results[-1]
-    raise LookupError(f"candidate {candidate.id} has a rank, but no trial that ended well")
+        own = [job for job in jobs if job.trial_id == trial.id]
+        if own and isinstance(own[-1].result, Trained):
+            return own[-1]
+    return None
 
 
 def _promotion(
@@ -96,8 +98,10 @@ def _bring_on(
     newest = own[-1]
     if newest.state is not JobState.SUCCEEDED:
         return False
-    last = len(promotion.extensions)
-    if newest.segment < last:
+    model = store.promotions.models([promotion.id]).get(promotion.id)
+    if isinstance(newest.result, Exported) and (model is None or model.segment < newest.segment):
+        store.promotions.add_model(search.id, promotion, newest.segment, newest.result, now)
+    if newest.segment < len(promotion.extensions):
         trained = next(job for job in reversed(own) if isinstance(job.result, Trained))
         spec = _further(search, promotion, trained, newest.segment + 1)
         store.jobs.add(search.id, spec, now, promotion_id=promotion.id, segment=newest.segment + 1)
@@ -105,9 +109,6 @@ def _bring_on(
     if isinstance(newest.result, Trained):
         _add_export(store, search, groundwork, promotion, newest.result, now)
         return False
-    model = store.promotions.models([promotion.id]).get(promotion.id)
-    if isinstance(newest.result, Exported) and (model is None or model.segment < last):
-        store.promotions.add_model(search.id, promotion, last, newest.result, now)
     return True
 
 

@@ -46,7 +46,7 @@ class AttemptState(StrEnum):
 
 
 class TrialState(StrEnum):
-    """Derived from the trial's newest job; `waiting` before the first, `succeeded` when it is as far as it was told."""
+    """Derived from the trial's newest job; `waiting` before the first, `succeeded` when that one has ended well."""
 
     WAITING = "waiting"
     QUEUED = "queued"

@@ -1,6 +1,7 @@
 """One plain function per job kind: addresses in, artifacts below the attempt's folder out."""
 
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_f
 from nas.spec import DataSpec, ResourcesSpec
 from workers.attempt import KEPT, AttemptFolder
 from workers.importance_tasks import kept_for, run_calibrate, run_merge_scores, run_prune
+
+logger = logging.getLogger(__name__)
 
 
 def run_job(attempt: AttemptFolder) -> JobResult:
@@ -177,11 +180,21 @@ def trial(spec: Trial, attempt: AttemptFolder) -> Trained:
 
 def _kept(spec: Trial, folder: ModelFolder, attempt: AttemptFolder, micro_batch_size: int) -> Kept:
     """What stays: as an earlier attempt has chosen, for its checkpoints are of that choice, else chosen now."""
-    earlier = (Path(each) / KEPT for each in reversed(attempt.assignment.earlier_folders))
-    chosen = next((file for file in earlier if file.exists()), None)
-    kept = load_kept(chosen) if chosen else kept_for(spec, folder, attempt, micro_batch_size=micro_batch_size)
+    kept = _kept_earlier(attempt) or kept_for(spec, folder, attempt, micro_batch_size=micro_batch_size)
     save_kept(attempt.path / KEPT, kept)
     return kept
+
+
+def _kept_earlier(attempt: AttemptFolder) -> Kept | None:
+    """A damaged file is as good as none: an attempt that was cut off in writing it has no checkpoint of that choice."""
+    for earlier in reversed(attempt.assignment.earlier_folders):
+        file = Path(earlier) / KEPT
+        if file.exists():
+            try:
+                return load_kept(file)
+            except CheckpointError as error:
+                logger.warning("%s", error)
+    return None
 
 
 def promotion(spec: Promotion, attempt: AttemptFolder) -> Trained:

@@ -14,8 +14,8 @@ def on_termination(tell: Callable[[], None]) -> None:
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # First: a signal between the two would be lost.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(reading, tell), name="termination", daemon=True).start()
 
 

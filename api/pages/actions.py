@@ -53,7 +53,7 @@ def of_search(view: SearchView) -> list[Action]:
         _RESUME: view.state is SearchState.CANCELLED or is_held,
         _PAUSE: running and view.intent is not Intent.PAUSE,
         _STOP: running and view.intent is Intent.RUN,
-        _RETRY: has_failed,
+        _RETRY: view.state is SearchState.FAILED or (has_failed and view.state is not SearchState.CANCELLED),
         _CANCEL: running or view.state in _WAITING,
         _ARCHIVE: not running and view.archived_at is None,
         _UNARCHIVE: view.archived_at is not None,
@@ -66,7 +66,7 @@ def of_promotion(promotion: PromotionView) -> list[Action]:
         case PromotionState.FINISHED:
             return []
         case PromotionState.FAILED:
-            return [_RETRY_ONE]
+            return [_RETRY_ONE, _CANCEL_ONE]
         case PromotionState.CANCELLED:
             return [_RESUME_ONE]
     held = promotion.intent is not Intent.RUN

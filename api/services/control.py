@@ -48,8 +48,11 @@ def resume(database: Database, name: str, now: datetime) -> None:
 def retry(database: Database, name: str, now: datetime, *, candidate_id: int | None = None) -> None:
     """Tries the failed jobs of a search again, or those of one candidate, their failures forgiven."""
     with _search(database, name) as (store, search):
+        check_not_cancelled(search)
         only = None if candidate_id is None else trials_of(store, search, candidate_id)
-        again = store.jobs.retry(search.id, now, states=(JobState.FAILED,), only=only)
+        # A search that failed as a whole took with it what it had queued.
+        states = (JobState.FAILED, JobState.CANCELLED) if search.state is SearchState.FAILED else (JobState.FAILED,)
+        again = store.jobs.retry(search.id, now, states=states, only=only)
         if not again and (candidate_id is not None or search.state is not SearchState.FAILED):
             of = f"candidate {candidate_id} of {name}" if candidate_id is not None else name
             raise ConflictError("search", of, "has no job that failed", "one with a failed job")
@@ -69,6 +72,12 @@ def check_affordable(store: Store, search: SearchRecord, now: datetime) -> None:
     if (reason := used_up(store, search, now)) is not None:
         problem = f"may not go on: {reason}"
         raise ConflictError("search", search.name, problem, "more spending first, by extending it")
+
+
+def check_not_cancelled(search: SearchRecord) -> None:
+    """Raises ConflictError for a cancelled search: of its jobs all are to go on, or none."""
+    if search.state is SearchState.CANCELLED:
+        raise ConflictError("search", search.name, "is cancelled", "one that is resumed first")
 
 
 def check_text_is_there(store: Store, search: SearchRecord) -> None:

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from api.services.control import check_text_is_there
 from api.services.submission import Submission, enumerate_spec, submit
+from api.spending import used_up
 from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
-from nas.calibration import PRESETS
+from nas.calibration import PRESETS, REMOVING, check_protected
 from nas.errors import ConflictError, SpecError
 from nas.extension import Extension, segment_ends, trial_segments
 from nas.spec import MOST_SAMPLED, MOST_TOKENS, SearchSpec
@@ -59,6 +60,9 @@ def extend(database: Database, name: str, extension: Extension, now: datetime) -
         seeds = [trial.seed for trial in store.candidates.of_search(current.id)[0].trials]
         new = [(search.spec.seed + len(seeds) + number) % _MOST_SEED for number in range(extension.seeds)]
         store.searches.extend(current.id, extension, now)
+        if current.state is SearchState.STOPPED and current.reason is not None:
+            extended = store.searches.get(current.id)
+            store.searches.say_why(current.id, used_up(store, extended, now))
         if drawn:
             store.candidates.add(current.id, drawn, seeds)
         if new:
@@ -127,5 +131,13 @@ def _more_candidates(spec: SearchSpec, there: Collection[Architecture], count: i
         raise SpecError("candidates", count, problem, "fewer, or a clone with a wider space or budget")
     known = set(there)
     new = [candidate for candidate in found.candidates if candidate.architecture not in known]
+    if spec.calibration.contiguous or spec.calibration.depth in REMOVING:
+        # These scores are of numbers of layers, and were measured for those that are there.
+        depths = {shape.num_hidden_layers for shape in there}
+        new = [candidate for candidate in new if candidate.architecture.num_hidden_layers in depths]
+        if len(new) < count:
+            problem = f"is more than the {len(new)} shapes drawn whose number of layers the scores are of"
+            raise SpecError("candidates", count, problem, "fewer, or a clone, which is calibrated anew")
+    check_protected(spec.calibration, found.teacher, {candidate.architecture.num_hidden_layers for candidate in new})
     places = Random(f"{spec.seed} {len(there)}").sample(range(len(new)), count)
     return [new[place] for place in sorted(places)]

@@ -7,10 +7,11 @@ from api.services.files import sizes
 from api.standing import standings
 from api.store.records import JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
+from api.winners import trained_first
 from nas.architecture import Architecture
 from nas.errors import ConflictError, NotFoundError
 from nas.hub import inspect_teacher
-from nas.jobs import Trained
+from nas.jobs import JobResult, Trained, Trial
 from nas.model_folder import ModelFolder
 from nas.states import Intent, JobState, PromotionState, SearchState
 from nas.views import BestView, Checkpoint, ModelFile, ModelView, PromotionView
@@ -80,7 +81,7 @@ def best(session: Session, name: str) -> BestView:
         search=name,
         final=search.state is SearchState.FINISHED,
         standing=first,
-        config=_config(teacher, first.architecture, None if trained is None else trained[1]),
+        config=_config(teacher, first.architecture, None if trained is None else trained.result),
         checkpoint=_checkpoint(session, search, first.candidate_id, jobs),
     )
 
@@ -96,37 +97,31 @@ def _checkpoint(session: Session, search: SearchRecord, candidate_id: int, jobs:
                 tokens=promotion.curve[-1].tokens,
                 loss=promotion.exported_loss if promotion.exported_loss is not None else promotion.curve[-1].loss,
             )
-    store = Store(session)
-    found = _trained(store, search, candidate_id, jobs)
-    if found is None:
+    job = _trained(Store(session), search, candidate_id, jobs)
+    if job is None or job.trial_id is None or not isinstance(job.result, Trained):
         return None
-    trial_id, trained = found
-    point = store.curves.of_search(search.id).of_trial[trial_id][-1]
-    return Checkpoint(kind="trial", path=trained.weights, model_id=None, tokens=point.tokens, loss=point.loss)
+    before = job.spec.continues if isinstance(job.spec, Trial) else None
+    tokens = job.result.tokens + (0 if before is None else before.tokens)
+    curve = Store(session).curves.of_search(search.id).of_trial[job.trial_id]
+    point = next(point for point in curve if point.tokens >= tokens)
+    return Checkpoint(kind="trial", path=job.result.weights, model_id=None, tokens=point.tokens, loss=point.loss)
 
 
-def _trained(
-    store: Store, search: SearchRecord, candidate_id: int, jobs: list[JobRecord]
-) -> tuple[int, Trained] | None:
-    """The first trial of a candidate that ended, by the order of its seeds, and what it ended in."""
+def _trained(store: Store, search: SearchRecord, candidate_id: int, jobs: list[JobRecord]) -> JobRecord | None:
+    """The newest job of a candidate's first trial that is at its end, else the newest of all that came so far."""
     candidate = next(each for each in store.candidates.of_search(search.id) if each.id == candidate_id)
-    return next(
-        (
-            (trial.id, job.result)
-            for trial in candidate.trials
-            for job in reversed(jobs)
-            if job.trial_id == trial.id and isinstance(job.result, Trained)
-        ),
-        None,
-    )
+    ids = [trial.id for trial in candidate.trials]
+    done = [job for job in jobs if job.trial_id in ids and isinstance(job.result, Trained)]
+    return trained_first(candidate, jobs) or (done[-1] if done else None)
 
 
-def _config(teacher: ModelFolder, architecture: Architecture, trained: Trained | None) -> dict[str, JsonValue] | None:
+def _config(teacher: ModelFolder, architecture: Architecture, trained: JobResult | None) -> dict[str, JsonValue] | None:
     """The student's config.json; None where it depends on which layers stay, and that is not known yet."""
     family = teacher.family
-    if trained is None and family.tells_layers_apart(teacher.config):
+    kept_layers = trained.kept_layers if isinstance(trained, Trained) else None
+    if kept_layers is None and family.tells_layers_apart(teacher.config):
         return None
-    config: dict[str, JsonValue] = family.config(teacher.config, architecture, trained.kept_layers if trained else ())
+    config: dict[str, JsonValue] = family.config(teacher.config, architecture, kept_layers or ())
     return config
 
 

@@ -8,9 +8,11 @@ from nas.extension import promotion_segments, segment_ends
 from nas.jobs import JobProgress
 from nas.states import Intent, JobState
 
+_GOING_ON = (JobState.RUNNING, JobState.QUEUED, JobState.CANCELLED)
+
 
 def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
-    """Tokens of all retraining behind a search: each run as far as it was measured, or as far as it now says."""
+    """Tokens of all retraining behind a search: each run as far as it was measured, or as far as it has said since."""
     reached: dict[tuple[str, int], int] = {}
     for job in jobs:
         if job.state is JobState.FAILED:
@@ -22,7 +24,7 @@ def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
         else:
             continue
         measured = curve[-1].tokens if curve else 0
-        says = 0 if (progress := _retraining(job)) is None else progress.done
+        says = 0 if (progress := _retraining(job, *_GOING_ON)) is None else progress.done
         reached[key] = max(reached.get(key, 0), measured, says)
     return sum(reached.values())
 
@@ -49,13 +51,13 @@ def tokens_total(
 
 def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
     """The pace of all trials and promotions that run now."""
-    told = [_retraining(job) for job in jobs if job.kind in ("trial", "promotion")]
+    told = [_retraining(job, JobState.RUNNING) for job in jobs if job.kind in ("trial", "promotion")]
     return sum(progress.per_second for progress in told if progress is not None)
 
 
-def _retraining(job: JobRecord) -> JobProgress | None:
-    """How far a running trial or promotion says to be; what it does before it retrains is counted in something else."""
-    progress = job.progress if job.state is JobState.RUNNING else None
+def _retraining(job: JobRecord, *states: JobState) -> JobProgress | None:
+    """How far a trial or promotion in these states says to be; what it does before is counted in something else."""
+    progress = job.progress if job.state in states else None
     return progress if progress is not None and progress.unit == "tokens" else None
 
 

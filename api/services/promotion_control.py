@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from api.services.control import check_affordable
+from api.services.control import check_affordable, check_not_cancelled
 from api.services.outcome import promotions
 from api.store.database import Database
 from api.store.records import SearchRecord
@@ -79,6 +79,7 @@ def _promotion(database: Database, name: str, promotion_id: int) -> Iterator[tup
     with database.transaction() as session:
         store = Store(session)
         search = store.searches.named(name, lock=True)
+        check_not_cancelled(search)
         view = next((each for each in promotions(session, name) if each.id == promotion_id), None)
         if view is None:
             accepted = "the id of a promotion, as the search lists them"

@@ -43,7 +43,8 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
     candidates = store.candidates.of_search(search.id)
     rows = standings(candidates, jobs, curves)
     done = tokens_done(jobs, curves)
-    total = tokens_total(search, candidates, jobs, store.promotions.of_search(search.id))
+    # What was done for a promotion that was cancelled since is done.
+    total = max(done, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id)))
     pace = tokens_per_second(jobs)
     running = search.state is SearchState.RUNNING
     return SearchView(

@@ -65,13 +65,13 @@ class Attempts:
         return (ended or 0.0) + sum(row.devices * max(0.0, (now - row.started_at).total_seconds()) for row in running)
 
     def tokens_not_measured(self, search_id: int) -> int:
-        """How far trials and promotions that are on their way have said to be beyond their last measurement."""
+        """How far trials and promotions that did not come to their end said to be beyond their last measurement."""
         rows = self._session.execute(
             select(AttemptRow.progress, JobRow.trial_id, JobRow.promotion_id)
             .join(JobRow, (JobRow.id == AttemptRow.job_id) & (JobRow.attempt == AttemptRow.number))
             .where(
                 JobRow.search_id == search_id,
-                JobRow.state.in_([JobState.RUNNING, JobState.QUEUED]),
+                JobRow.state != JobState.SUCCEEDED,
                 JobRow.kind.in_(["trial", "promotion"]),
                 AttemptRow.progress.is_not(None),
             )

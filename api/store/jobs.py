@@ -248,6 +248,8 @@ class Jobs:
         rows = self._session.scalars(select(JobRow).where(condition).order_by(JobRow.id)).all()
         for row in rows:
             check_move(row.id, JobState(row.state), JobState.QUEUED)
+            # Why it had failed is of interest until it has ended well; that it was cancelled is over.
+            row.reason = row.reason if row.state == JobState.FAILED else None
             row.state, row.failures, row.losses, row.not_before = JobState.QUEUED, 0, 0, None
             row.user_error = False
             self._session.flush()

@@ -60,7 +60,11 @@ class Searches:
         )
         return _record(search)
 
-    def get(self, search_id: int) -> SearchRecord:
+    def get(self, search_id: int, *, lock: bool = False) -> SearchRecord:
+        """`lock` keeps its row as it is to the end of the transaction."""
+        if lock:
+            row = self._session.get_one(SearchRow, search_id, with_for_update=True, populate_existing=True)
+            return _record(row)
         return _record(self._session.get_one(SearchRow, search_id))
 
     def named(self, name: str, *, lock: bool = False) -> SearchRecord:
@@ -167,6 +171,10 @@ class Searches:
         row.extensions = [*row.extensions, content]
         self._session.flush()
         self._events.append(EventKind.SEARCH_EXTENDED, search_id, now, **content)
+
+    def say_why(self, search_id: int, reason: str | None) -> None:
+        """Puts on a stopped search's record what keeps it from going on; None if nothing does any more."""
+        self._update(search_id, [SearchState.STOPPED], {"reason": reason})
 
     def archive(self, search_id: int, now: datetime, *, archived: bool) -> None:
         """Takes a search out of the lists, or puts it back."""

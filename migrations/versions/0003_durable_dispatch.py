@@ -68,12 +68,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Raises RuntimeError for searches that were extended: an older program cannot read them."""
-    extended = "SELECT count(*) FROM jobs WHERE segment > 0"
-    seeds = "SELECT count(*) FROM (SELECT candidate_id FROM trials GROUP BY candidate_id HAVING count(*) > 1) AS more"
+    """Raises RuntimeError for searches that an older program cannot read, or would take for whole ones."""
     connection = op.get_bind()
-    if sum(connection.exec_driver_sql(query).scalar_one() for query in (extended, seeds)):
-        raise RuntimeError("there are searches that were extended, which version 0002 cannot hold: delete them first")
+    for table, problem, condition in (
+        ("searches", "were extended", "CAST(extensions AS VARCHAR) <> '[]'"),
+        ("promotions", "were extended", "CAST(extensions AS VARCHAR) <> '[]'"),
+        ("searches", "are being deleted", "deleted_at IS NOT NULL"),
+    ):
+        if connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {condition}").scalar_one():
+            raise RuntimeError(f"there are {table} that {problem}, which version 0002 cannot hold: delete them first")
     for name, (table, *_) in _RULES.items():
         _drop_rule(name, table)
     _restore_attempts()

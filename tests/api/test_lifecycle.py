@@ -1,5 +1,6 @@
 """What users do to searches and promotions, over both databases; jobs end when the test says so."""
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -15,11 +16,13 @@ from api.services.outcome import best
 from api.services.submission import submit
 from api.services.viewing import attempts, candidate, summaries, view
 from api.store.database import Database
+from api.store.searches import Searches
 from api.store.store import Store
 from nas.errors import ConflictError, NotFoundError, SpecError
 from nas.extension import Extension, PromotionExtension
 from nas.jobs import Assignment, Failure, JobProgress, Promotion, Resources, Trial, Update
 from nas.spec import SearchSpec, SpendingSpec
+from nas.states import SearchState
 from nas.views import EventKind, SearchView
 from tests.api.instant_pool import InstantPool, fail, succeed
 from tests.conftest import tiny_spec
@@ -103,6 +106,8 @@ def test_a_paused_search_saves_what_runs_and_goes_on_when_it_is_resumed(database
     seen = turns.until(lambda seen: seen.state == "paused")
     assert pool.interrupted == [(3, 1), (4, 1)], "each told once"
     with database.reading() as session:
+        *_, last = Store(session).events.after(0, search="tiny", limit=999)
+        assert last.kind is EventKind.SEARCH_PAUSED, "once nothing runs any more"
         ended = [(each.state, each.reason) for each in attempts(session, "tiny") if each.kind == "trial"]
     assert ended == [("interrupted", "told to end")] * 2
     assert {job.state for job in seen.jobs} == {"queued"}
@@ -209,7 +214,10 @@ def test_a_search_that_has_used_up_what_it_may_stops(
     assert {each[1] for each in pool.interrupted} == {1}, "what ran has saved its state"
     with pytest.raises(ConflictError, match="may not go on: spending"):
         control.resume(database, "costly", turns.now)
+    extend(database, "costly", Extension(spending=SpendingSpec(tokens=10)), turns.now)
+    assert str(turns.look("costly").reason).endswith(" of 10 are used"), "what keeps it from going on now"
     extend(database, "costly", Extension(spending=SpendingSpec(tokens=10**9)), turns.now)
+    assert turns.look("costly").reason is None
     control.resume(database, "costly", turns.now)
     pool.held.clear()
     turns.step(30)
@@ -540,3 +548,123 @@ def test_a_search_does_without_a_promotion_that_failed(database: Database) -> No
     promotion_control.cancel(database, "tiny", seen.promotions[0].id, turns.now)
     seen = turns.until(lambda seen: seen.state == "finished")
     assert seen.promotions[0].state == "cancelled"
+
+
+# --- what a reviewer found ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["extend", "retry"])
+def test_what_is_asked_while_a_step_ends_the_search_comes_after(
+    database: Database, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Another process asks for more between what the step has read and its commit."""
+    pool = InstantPool(lambda a: fail(a, user_error=True) if a.job_id == 3 else succeed(a))
+    turns = Turns(database, pool)
+    asked: list[threading.Thread] = []
+
+    def ask() -> None:
+        pool.outcome = succeed
+        if verb == "extend":
+            extend(database, "tiny", Extension(seeds=1), turns.now)
+        else:
+            control.retry(database, "tiny", turns.now)
+
+    def end(store: Searches, search_id: int, state: SearchState, reason: str | None, now: datetime) -> None:
+        if not asked:
+            asked.append(threading.Thread(target=ask))
+            asked[0].start()
+            asked[0].join(0.5)  # It waits for this very transaction.
+        really_end(store, search_id, state, reason, now)
+
+    really_end = Searches.end
+    monkeypatch.setattr(Searches, "end", end)
+    turns.until(lambda seen: bool(asked))
+    asked[0].join()
+    seen = turns.until(lambda seen: seen.state == "finished")
+    if verb == "extend":
+        assert [row.num_seeds for row in seen.leaderboard] == [2, 2, 2, 1], "the failed one has one that did not"
+    else:
+        assert {row.state for row in seen.leaderboard} == {"succeeded"}
+
+
+def test_of_a_cancelled_search_all_goes_on_or_nothing(database: Database) -> None:
+    turns = Turns(database, pool := InstantPool(succeed))
+    (promotion,) = turns.until(lambda seen: seen.state == "finished").promotions
+    extend(database, "tiny", Extension(seeds=1), turns.now)
+    pool.silent = True
+    turns.step(3)
+    control.cancel(database, "tiny", turns.now)
+    assert turns.step(2).state == "cancelled"
+    pool.silent = False
+    with pytest.raises(ConflictError, match="tiny is cancelled; accepted: one that is resumed first"):
+        promotion_control.extend(database, "tiny", promotion.id, PromotionExtension(tokens=128), turns.now)
+    with pytest.raises(ConflictError, match="tiny is cancelled; accepted: one that is resumed first"):
+        control.retry(database, "tiny", turns.now)
+    control.resume(database, "tiny", turns.now)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [row.num_seeds for row in seen.leaderboard] == [2] * 4
+    assert all(row.reason is None for row in seen.leaderboard)
+
+
+def test_weights_are_those_of_a_trial_that_is_at_its_end(database: Database) -> None:
+    """Seed 0 of every candidate fails in the second segment, and another candidate wins there."""
+    turns = Turns(database, pool := InstantPool(succeed))
+    turns.until(lambda seen: seen.state == "finished")
+    extend(database, "tiny", Extension(tokens=256, seeds=1), turns.now)
+
+    def outcome(assignment: Assignment) -> Update:
+        update = succeed(assignment)
+        if not isinstance(assignment.spec, Trial) or assignment.spec.continues is None:
+            return update
+        if assignment.spec.seed == 0:
+            return fail(assignment, user_error=True)
+        points = tuple(point.model_copy(update={"loss": 20 - point.loss}) for point in update.measurements)
+        return update.model_copy(update={"measurements": points})
+
+    pool.outcome = outcome
+    turns.until(lambda seen: seen.state == "finished")
+    promoted = [a.spec for a in pool.submitted if isinstance(a.spec, Promotion)][-1]
+    (source,) = [a for a in pool.submitted if promoted.weights == f"{a.folder}/w"]
+    assert isinstance(source.spec, Trial)
+    assert (source.spec.seed, source.spec.continues is not None) == (1, True)
+    assert promoted.first_sequence == (1280 + 256) // 32
+
+
+def test_a_model_that_was_exported_stays_when_more_is_asked_meanwhile(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("export"))
+    seen = turns.until(lambda seen: any(job.kind == "export" and job.state == "running" for job in seen.jobs))
+    promotion_control.extend(database, "tiny", seen.promotions[0].id, PromotionExtension(tokens=128), turns.now)
+    pool.held.clear()
+    pool.outcome = lambda a: fail(a, user_error=True) if isinstance(a.spec, Promotion) else succeed(a)
+    seen = turns.until(lambda seen: seen.state == "failed")
+    assert (seen.promotions[0].state, seen.promotions[0].model_id) == ("failed", 1)
+
+
+def test_a_search_that_meets_a_bug_ends_what_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    ran = {(a.job_id, a.attempt) for a in pool._waiting}
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("api.scheduler.advance", broken)
+    extend(database, "tiny", Extension(seeds=1), turns.now)  # Something happens to it.
+    seen = turns.step(2)
+    assert (seen.state, seen.reason) == ("failed", "the scheduler met a bug of its own: ZeroDivisionError: ")
+    assert set(pool.cancelled) == ran
+    monkeypatch.undo()
+    pool.held.clear()
+    control.retry(database, "tiny", turns.now)
+    assert turns.until(lambda seen: seen.state == "finished").leaderboard[0].num_seeds == 2
+
+
+def test_what_was_used_is_not_forgotten_with_a_failure(database: Database) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    pool.progress = JobProgress(done=640, total=1280, unit="tokens")
+    turns.step(2)
+    pool.held.clear()
+    pool.outcome = lambda a: fail(a, user_error=True)
+    turns.until(lambda seen: seen.state == "failed")
+    assert turns.look().spent.tokens == 2 * 640

@@ -39,9 +39,9 @@ OFFERED = [
     ({"state": RUNNING, "intent": Intent.CANCEL}, []),
     ({"state": PAUSED, "intent": Intent.PAUSE}, ["resume", "cancel", "archive"]),
     ({"state": STOPPED, "intent": Intent.STOP, "archived_at": NOW}, ["resume", "cancel", "unarchive"]),
-    ({"state": SearchState.CANCELLED, "intent": Intent.CANCEL}, ["resume", "archive"]),
+    ({"state": SearchState.CANCELLED, "jobs": (job(8, state=JobState.FAILED),)}, ["resume", "archive"]),
     ({"state": SearchState.FINISHED}, ["archive"]),
-    ({"state": SearchState.FAILED, "jobs": (job(None, "export", state=JobState.FAILED),)}, ["retry", "archive"]),
+    ({"state": SearchState.FAILED}, ["retry", "archive"]),
 ]
 
 
@@ -56,7 +56,7 @@ OF_PROMOTION = [
     (promotion(state=PromotionState.DISTILLING, intent=Intent.PAUSE), ["resume", "cancel"]),
     (promotion(state=PromotionState.PAUSED, intent=Intent.PAUSE), ["resume", "cancel"]),
     (promotion(state=PromotionState.CANCELLED, intent=Intent.CANCEL), ["resume"]),
-    (promotion(state=PromotionState.FAILED), ["retry"]),
+    (promotion(state=PromotionState.FAILED), ["retry", "cancel"]),
 ]
 
 
