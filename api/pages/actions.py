@@ -61,7 +61,10 @@ def of_search(view: SearchView) -> list[Action]:
     return [action for action, makes_sense in shown.items() if makes_sense]
 
 
-def of_promotion(promotion: PromotionView) -> list[Action]:
+def of_promotion(promotion: PromotionView, search: SearchState) -> list[Action]:
+    """Of one whose search is in this state; a search that was cancelled is resumed first."""
+    if search is SearchState.CANCELLED:
+        return []
     match promotion.state:
         case PromotionState.FINISHED:
             return []

@@ -50,13 +50,11 @@ def retry(database: Database, name: str, now: datetime, *, candidate_id: int | N
     with _search(database, name) as (store, search):
         check_not_cancelled(search)
         only = None if candidate_id is None else trials_of(store, search, candidate_id)
-        # A search that failed as a whole took with it what it had queued.
-        states = (JobState.FAILED, JobState.CANCELLED) if search.state is SearchState.FAILED else (JobState.FAILED,)
-        again = store.jobs.retry(search.id, now, states=states, only=only)
+        again = store.jobs.retry(search.id, now, states=(JobState.FAILED,), only=only)
         if not again and (candidate_id is not None or search.state is not SearchState.FAILED):
             of = f"candidate {candidate_id} of {name}" if candidate_id is not None else name
             raise ConflictError("search", of, "has no job that failed", "one with a failed job")
-        store.searches.reopen(search.id, now)
+        take_up(store, search, now)
 
 
 def archive(database: Database, name: str, now: datetime, *, archived: bool = True) -> None:
@@ -78,6 +76,17 @@ def check_not_cancelled(search: SearchRecord) -> None:
     """Raises ConflictError for a cancelled search: of its jobs all are to go on, or none."""
     if search.state is SearchState.CANCELLED:
         raise ConflictError("search", search.name, "is cancelled", "one that is resumed first")
+
+
+def take_up(store: Store, search: SearchRecord, now: datetime) -> None:
+    """Takes up a search that has ended, if it has; what was cancelled as it failed goes on as well.
+
+    Raises ConflictError for one that has finished and whose text is gone.
+    """
+    if search.state is SearchState.FINISHED:
+        check_text_is_there(store, search)
+    if store.searches.reopen(search.id, now):
+        store.jobs.retry(search.id, now, states=(JobState.CANCELLED,))
 
 
 def check_text_is_there(store: Store, search: SearchRecord) -> None:

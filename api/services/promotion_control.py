@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from api.services.control import check_affordable, check_not_cancelled
+from api.services.control import check_affordable, check_not_cancelled, take_up
 from api.services.outcome import promotions
 from api.store.database import Database
 from api.store.records import SearchRecord
@@ -38,7 +38,7 @@ def resume(database: Database, name: str, promotion_id: int, now: datetime) -> N
         check_affordable(store, search, now)
         store.promotions.ask(search.id, promotion_id, Intent.RUN, now)
         store.jobs.retry_promotion(promotion_id, now)
-        store.searches.reopen(search.id, now)
+        take_up(store, search, now)
 
 
 def retry(database: Database, name: str, promotion_id: int, now: datetime) -> None:
@@ -47,7 +47,7 @@ def retry(database: Database, name: str, promotion_id: int, now: datetime) -> No
         if view.state is not PromotionState.FAILED:
             raise _conflict(view, f"is {view.state}", "one that has failed")
         store.jobs.retry_promotion(promotion_id, now)
-        store.searches.reopen(search.id, now)
+        take_up(store, search, now)
 
 
 def extend(database: Database, name: str, promotion_id: int, extension: PromotionExtension, now: datetime) -> None:
@@ -57,7 +57,7 @@ def extend(database: Database, name: str, promotion_id: int, extension: Promotio
             raise _conflict(view, f"is {view.state}", "one that is being distilled or finished")
         check_affordable(store, search, now)
         store.promotions.extend(search.id, promotion_id, extension.tokens, now)
-        store.searches.reopen(search.id, now)
+        take_up(store, search, now)
 
 
 def _hold_back(database: Database, name: str, promotion_id: int, intent: Intent, now: datetime) -> None:
@@ -67,7 +67,7 @@ def _hold_back(database: Database, name: str, promotion_id: int, intent: Intent,
             raise _conflict(view, f"is {view.state} already", "one that is being distilled or exported")
         store.promotions.ask(search.id, promotion_id, intent, now)
         if given_up:
-            store.searches.reopen(search.id, now)
+            take_up(store, search, now)
 
 
 def _conflict(view: PromotionView, problem: str, accepted: str) -> ConflictError:

@@ -51,7 +51,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a migrated, empty database of each kind in turn."""
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgresql_database"))
-    url = f"sqlite:///{tmp_path / 'topiary.db'}"
+    return new_sqlite(tmp_path)
+
+
+def new_sqlite(folder: Path) -> str:
+    """The URL of a migrated, empty SQLite database in a folder."""
+    url = f"sqlite:///{folder / 'topiary.db'}"
     database = Database(url)
     database.migrate()
     database.close()

@@ -1,4 +1,4 @@
-"""What users do to searches and promotions, over both databases; jobs end when the test says so."""
+"""What users do to searches and promotions; jobs end when the test says so."""
 
 import threading
 from collections.abc import Callable
@@ -24,10 +24,35 @@ from nas.jobs import Assignment, Failure, JobProgress, Promotion, Resources, Tri
 from nas.spec import SearchSpec, SpendingSpec
 from nas.states import SearchState
 from nas.views import EventKind, SearchView
+from tests.api.conftest import new_sqlite
 from tests.api.instant_pool import InstantPool, fail, succeed
 from tests.conftest import tiny_spec
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+ON_BOTH_DATABASES = {
+    "test_a_paused_search_saves_what_runs_and_goes_on_when_it_is_resumed",
+    "test_what_was_used_is_counted",
+    "test_more_seeds_make_means",
+    "test_a_promotion_is_paused_extended_and_cancelled",
+    "test_a_deleted_search_is_gone_with_its_folders_and_its_name_is_free",
+    "test_what_is_asked_while_a_step_ends_the_search_comes_after",
+}
+"""Where the statements or their locks are of another kind; for the rest one will do."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" in metafunc.fixturenames:
+        both = metafunc.function.__name__ in ON_BOTH_DATABASES
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return (
+        str(request.getfixturevalue("postgresql_database")) if request.param == "postgresql" else new_sqlite(tmp_path)
+    )
 
 
 class HeldPool(InstantPool):
@@ -203,11 +228,9 @@ def test_a_search_that_has_used_up_what_it_may_stops(
     submit(database, SearchSpec.model_validate(content), START)
     control.cancel(database, "tiny", START)
     turns = Turns(database, pool := HeldPool("trial"))
-    for _ in range(6):
-        turns.step(seconds=60)
+    turns.step(4, seconds=60)
     pool.progress = JobProgress(done=1200, total=1280, unit="tokens")
-    for _ in range(40):
-        turns.step(seconds=60 if "tokens" not in limits else 1)
+    turns.step(10, seconds=1 if "tokens" in limits else 240)
     seen = turns.look("costly")
     assert (seen.state, seen.intent) == ("stopped", "stop")
     assert str(seen.reason).startswith(reason)
@@ -220,7 +243,7 @@ def test_a_search_that_has_used_up_what_it_may_stops(
     assert turns.look("costly").reason is None
     control.resume(database, "costly", turns.now)
     pool.held.clear()
-    turns.step(30)
+    turns.step(10)
     assert turns.look("costly").state == "finished"
 
 
@@ -668,3 +691,35 @@ def test_what_was_used_is_not_forgotten_with_a_failure(database: Database) -> No
     pool.outcome = lambda a: fail(a, user_error=True)
     turns.until(lambda seen: seen.state == "failed")
     assert turns.look().spent.tokens == 2 * 640
+
+
+def test_what_a_bug_has_cancelled_goes_on_with_whatever_is_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(database, pool := HeldPool("trial"))
+    turns.until(is_training)
+    turns._scheduler._unrecorded.append(fail(pool._waiting.pop(0), user_error=True))
+    turns.step()
+    failed = next(row.candidate_id for row in turns.look().leaderboard if row.state == "failed")
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("api.scheduler.advance", broken)
+    extend(database, "tiny", Extension(seeds=1), turns.now)
+    assert turns.step(2).state == "failed"
+    monkeypatch.undo()
+    pool.held.clear()
+    control.retry(database, "tiny", turns.now, candidate_id=failed)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [row.num_seeds for row in seen.leaderboard] == [2] * 4
+
+
+def test_a_failed_extension_leaves_what_was_there(database: Database) -> None:
+    turns = Turns(database, pool := InstantPool(succeed))
+    before = turns.until(lambda seen: seen.state == "finished")
+    extend(database, "tiny", Extension(tokens=256), turns.now)
+    pool.outcome = lambda a: fail(a, user_error=True)
+    seen = turns.until(lambda seen: seen.state == "finished")
+    assert [(row.rank, row.loss) for row in seen.leaderboard] == [(row.rank, row.loss) for row in before.leaderboard]
+    assert {row.reason for row in seen.leaderboard} == {"it broke"}

@@ -64,6 +64,8 @@ OF_PROMOTION = [
 def test_a_promotion_offers_what_makes_sense_in_its_state(found: PromotionView, offered: list[str]) -> None:
     html = render.search_fragments(search(LOSSES, promotions=(found,)))["promotions"]
     assert verbs(html) == [f"promotions/3/{verb}" for verb in offered]
+    cancelled = render.search_fragments(search(LOSSES, promotions=(found,), state=SearchState.CANCELLED))
+    assert verbs(cancelled["promotions"]) == [], "its search is resumed first"
 
 
 def test_what_loses_something_says_so_before_it_is_done() -> None:

@@ -27,7 +27,7 @@ FULL: dict[str, Any] = {
 MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
 TOP_LEVEL = (
     "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, resources, serving, hardware, "
-    "seed, max_failures"
+    "seed, max_failures, max_losses, backoff_seconds, spending"
 )
 SIZES = (
     "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "
@@ -146,7 +146,8 @@ UNKNOWN = [
     (
         "resources.disks",
         {"a": 1},
-        "resources.disks: {'a': 1} is not a field of a spec; accepted: an object with the fields cpus, gpus, dtype.",
+        "resources.disks: {'a': 1} is not a field of a spec; accepted: an object with the fields cpus, gpus, dtype, "
+        "memory_bytes, accelerator_type, custom.",
     ),
 ]
 
