@@ -29,13 +29,16 @@ from api.store.tables import LeaseRow
 from nas.addresses import is_url
 from nas.errors import ServiceError, SettingError, StoreError
 from workers.artifacts import check as check_store
-from workers.inspection import Cluster, Device, Machine, inspect_cluster, inspect_machine
+from workers.inspection import Cluster, Device, Machine, NoAnswer, inspect_cluster, inspect_machine
 
 LITTLE_BYTES, LEAST_BYTES = 10e9, 1e9
 """Of free space: below the first it is told, below the second nothing can be expected to work."""
 
 _SECONDS = 60.0
 """How long torch or Ray may take to load, from a slow disk too."""
+
+
+_AGAIN = "Try again: a machine that is busy takes its time."
 
 
 class Verdict(StrEnum):
@@ -99,7 +102,7 @@ def database(settings: Settings) -> list[Finding]:
     except SettingError as error:
         return [Finding("database", Verdict.PROBLEM, str(error), "Correct TOPIARY_DATABASE.")]
     if store.is_sqlite and not store.sqlite_file.exists():
-        found, advice = f"there is no {store.sqlite_file} yet", "Nothing needs doing: `topiary serve` makes it."
+        found, advice = f"there is no {store.sqlite_file} yet", "`topiary serve` makes it, or `topiary migrate`."
         return [Finding("database", Verdict.WARNING, found, advice)]
     try:
         with store.reading() as session:
@@ -153,7 +156,7 @@ def _tables(session: Session, store: Database) -> Finding:
         return Finding("tables", Verdict.PROBLEM, f"version {found}, newer than this program's {needed}", advice)
     told = f"version {found or 'none'}, and this program needs {needed}"
     if store.is_sqlite:
-        return Finding("tables", Verdict.WARNING, told, "Nothing needs doing: `topiary serve` brings them up to date.")
+        return Finding("tables", Verdict.WARNING, told, "`topiary serve` brings them up to date, or `topiary migrate`.")
     return Finding("tables", Verdict.PROBLEM, told, "Run `topiary migrate` with the same database.")
 
 
@@ -234,7 +237,7 @@ def devices(settings: Settings) -> list[Finding]:
     try:
         machine = inspect_machine(_SECONDS)
     except ServiceError as error:
-        advice = "Install Topiary anew, with a torch for this machine."
+        advice = _AGAIN if isinstance(error, NoAnswer) else "Install Topiary anew, with a torch for this machine."
         return [Finding("devices", Verdict.PROBLEM, f"torch cannot be used: {error}", advice)]
     return [used(machine), dtype(machine)]
 
@@ -269,6 +272,7 @@ def ray(settings: Settings) -> list[Finding]:
     except ServiceError as error:
         start = "Start it with `ray start --head`, or correct TOPIARY_RAY_ADDRESS."
         advice = "Install Topiary anew, or set TOPIARY_RAY_ADDRESS." if settings.ray_address is None else start
+        advice = _AGAIN if isinstance(error, NoAnswer) else advice
         return [Finding("ray", Verdict.PROBLEM, str(error), advice)]
     place = "one of its own starts here" if settings.ray_address is None else settings.ray_address
     return [Finding("ray", Verdict.OK, f"Ray {cluster.ray_version}, {place}: {_held(cluster)}")]

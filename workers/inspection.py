@@ -44,6 +44,10 @@ class Cluster(Border):
 Report = TypeVar("Report", bound=Border)
 
 
+class NoAnswer(ServiceError):
+    """It took too long, which on a busy machine need not mean anything."""
+
+
 def inspect_machine(seconds: float) -> Machine:
     """Raises ServiceError where torch cannot be loaded, or does not answer within so many seconds."""
     return _told(Machine, ["workers.machine_report"], seconds)
@@ -62,7 +66,7 @@ def _told(report: type[Report], module: list[str], seconds: float) -> Report:
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"it did not answer within {seconds:.0f} s") from error
+        raise NoAnswer(f"it did not answer within {seconds:.0f} s") from error
     if ended.returncode != 0:
         said = ended.stderr.strip().splitlines()
         raise ServiceError(said[-1] if said else f"its process ended with exit code {ended.returncode}")

@@ -23,7 +23,7 @@ def delete(database: Database, name: str, now: datetime) -> None:
         if search is None:
             raise not_found(name)
         if search.state is SearchState.RUNNING:
-            raise ConflictError("search", name, "is running", "one that has ended, or that is paused: cancel it first")
+            raise ConflictError("search", name, "is running", "one that has ended, or that is paused or stopped")
         store.searches.begin_to_delete(search.id, now)
         folders = [attempt.folder for attempt in store.attempts.of_search(search.id) if attempt.folder]
     try:

@@ -68,25 +68,26 @@ class Attempts:
         """How far trials and promotions that did not come to their end said to be beyond their last measurement."""
         rows = self._session.execute(
             select(AttemptRow.progress, JobRow.trial_id, JobRow.promotion_id)
-            .join(JobRow, (JobRow.id == AttemptRow.job_id) & (JobRow.attempt == AttemptRow.number))
+            .join(JobRow, JobRow.id == AttemptRow.job_id)
             .where(
                 JobRow.search_id == search_id,
                 JobRow.state != JobState.SUCCEEDED,
                 JobRow.kind.in_(["trial", "promotion"]),
                 AttemptRow.progress.is_not(None),
             )
-        ).all()
-        total = 0
-        for content, trial_id, promotion_id in rows:
+        )
+        furthest: dict[tuple[int | None, int | None], int] = {}
+        for content, *run in rows:
             progress = JobProgress.model_validate(content)
-            mine = (
-                MeasurementRow.trial_id == trial_id
-                if promotion_id is None
-                else MeasurementRow.promotion_id == promotion_id
-            )
-            measured = self._session.scalar(select(func.max(MeasurementRow.tokens)).where(mine)) or 0
-            total += max(0, progress.done - measured) if progress.unit == "tokens" else 0
-        return total
+            if progress.unit == "tokens":
+                furthest[run[0], run[1]] = max(furthest.get((run[0], run[1]), 0), progress.done)
+        return sum(max(0, done - self._measured(*run)) for run, done in furthest.items())
+
+    def _measured(self, trial_id: int | None, promotion_id: int | None) -> int:
+        own = MeasurementRow.trial_id == trial_id
+        if promotion_id is not None:
+            own = MeasurementRow.promotion_id == promotion_id
+        return self._session.scalar(select(func.max(MeasurementRow.tokens)).where(own)) or 0
 
     # --- how it changes ---
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import Session
 
 from api.store.events import Events
+from api.store.tables import LeaseRow
 from nas.errors import SettingError, StoreError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
@@ -57,9 +59,23 @@ class Database:
             command.upgrade(alembic_config(connection, lock_seconds), "head")
 
     def step_down(self) -> None:
-        """Brings the tables to the version before theirs. Raises StoreError, also for what that could not hold."""
+        """Brings the tables to the version before theirs.
+
+        Raises StoreError, also for what that could not hold, for the first version, and while a scheduler acts.
+        """
         with self._migrating() as connection:
-            command.downgrade(alembic_config(connection), "-1")
+            config = alembic_config(connection)
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            found = context.get_current_revision()
+            before = None if found is None else ScriptDirectory.from_config(config).get_revision(found).down_revision
+            if before is None:
+                raise StoreError(f"the database {self._engine.url} has no version before {found or 'none'}")
+            if inspect(connection).has_table(LeaseRow.__tablename__):
+                until = connection.scalar(select(func.max(LeaseRow.until)))
+                if until is not None and until > datetime.now(UTC):
+                    raise StoreError(f"a service works on the database {self._engine.url}: stop it first")
+            connection.rollback()
+            command.downgrade(config, "-1")
 
     @contextmanager
     def _migrating(self) -> Iterator[Connection]:

@@ -25,6 +25,7 @@ from nas.extension import Extension
 from nas.jobs import Measurement, PrepareData, Resources
 from nas.states import LEGAL_MOVES, AttemptState, Intent, JobState
 from nas.views import EventKind
+from tests.api.conftest import new_sqlite
 from tests.api.instant_pool import InstantPool, succeed
 from tests.conftest import tiny_spec
 
@@ -375,4 +376,20 @@ def test_a_migration_gives_up_on_a_table_that_others_hold(
     database.migrate()
     database.check_version()
     engine.dispose()
+    database.close()
+
+
+def test_no_step_down_from_the_first_version_or_under_a_service(tmp_path: Path) -> None:
+    database = Database(new_sqlite(tmp_path))
+    with database.transaction() as session:
+        Store(session).leases.take("scheduler", "me", now=datetime.now(UTC), seconds=60)
+    with pytest.raises(StoreError, match=r"a service works on the database .*: stop it first"):
+        database.step_down()
+    with database.transaction() as session:
+        Store(session).leases.vacate("scheduler", now=datetime.now(UTC))
+    database.step_down()
+    database.step_down()
+    with pytest.raises(StoreError, match="has no version before 0001"):
+        database.step_down()
+    database.migrate()
     database.close()
