@@ -8,9 +8,9 @@ the last bit.
 
 `tokens_repeated` are tokens trained again, in ratio to those that these searches train when nothing disturbs them. With
 a checkpoint after every step, an attempt that is cut off repeats the step that it was at and, if the checkpoint of the
-one before was not whole yet, that one: two steps. A search has 2,000 and meets some nine faults, of which half cut off
-one attempt or two: at most 18 steps, so the limit is 1 %. `blamed` are attempts that count against their job, although
-all that befell them was ours.
+one before was not whole yet, that one too. A search has 2,000 steps and meets ten to twenty faults, half of which cut
+off an attempt: at most 20 steps, so the limit is 1 %. `blamed` are attempts that count against their job, although all
+that befell them was ours.
 """
 
 import argparse

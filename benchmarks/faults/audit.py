@@ -80,12 +80,12 @@ def audit(stage: Stage, names: Sequence[str], undisturbed: Record) -> Findings:
     on_record = Counter(event.id for record in there.values() for event in record.events)
     told = Counter(stage.reader.told)
     lost = [f"{name} is not there" for name in records.keys() - there.keys()]
-    lost += [line for name, record in there.items() for line in _lost(name, record, undisturbed)]
+    lost += [line for name, record in there.items() for line in lost_of(name, record, undisturbed)]
     lost += [f"event {event} was not told to its reader" for event in on_record - told]
-    duplicated = [line for name, record in there.items() for line in _duplicated(name, record, undisturbed)]
+    duplicated = [line for name, record in there.items() for line in duplicates_of(name, record, undisturbed)]
     duplicated += [f"job {job} ran in two attempts at once" for job in sorted(stage.doubles)]
     duplicated += [f"event {event} was told to its reader again, or is not on record" for event in told - on_record]
-    differing = [line for name, record in there.items() for line in _differing(name, record, undisturbed)]
+    differing = [line for name, record in there.items() for line in differences_of(name, record, undisturbed)]
     wrong = {"lost": lost, "duplicated": duplicated, "differing": differing, "blamed": _blamed(attempts)}
     return Findings(wrong, attempts)
 
@@ -96,7 +96,7 @@ def _blamed(attempts: list[AttemptView]) -> list[str]:
     return [f"job {each.job_id} ({each.kind}) is blamed for attempt {each.number}: {each.reason}" for each in failed]
 
 
-def _lost(name: str, record: Record, undisturbed: Record) -> list[str]:
+def lost_of(name: str, record: Record, undisturbed: Record) -> list[str]:
     """What is missing of a search, a sentence each."""
     found = []
     if record.view.state is not SearchState.FINISHED:
@@ -104,22 +104,22 @@ def _lost(name: str, record: Record, undisturbed: Record) -> list[str]:
     for job in record.view.jobs:
         found.append(f"{name}: job {job.job_id} ({job.kind}) is {job.state}, attempt {job.attempt}: {job.reason}")
     missing = _kinds(undisturbed) - _kinds(record)
-    found += [f"{name}: there is no job for a {kind}" for kind in missing.elements()]
+    found += [f"{name}: no job of kind {kind}" for kind in missing.elements()]
     points = undisturbed.points - record.points
-    return found + [f"{name}: there is no measurement of {point}" for point in points.elements()]
+    return found + [f"{name}: no measurement of {point}" for point in points.elements()]
 
 
-def _duplicated(name: str, record: Record, undisturbed: Record) -> list[str]:
+def duplicates_of(name: str, record: Record, undisturbed: Record) -> list[str]:
     """What is there more than once, a sentence each."""
     extra = _kinds(record) - _kinds(undisturbed)
-    found = [f"{name}: a job too many for a {kind}" for kind in extra.elements()]
+    found = [f"{name}: a job too many of kind {kind}" for kind in extra.elements()]
     won = Counter(each.job_id for each in record.attempts if each.state is AttemptState.SUCCEEDED)
     found += [f"{name}: job {job} succeeded more than once" for job in _repeated(won)]
     found += [f"{name}: measured more than once: {point}" for point in _repeated(record.points)]
     return found + [f"{name}: told more than once: {what}" for what in _repeated(_told(record.events))]
 
 
-def _differing(name: str, record: Record, undisturbed: Record) -> list[str]:
+def differences_of(name: str, record: Record, undisturbed: Record) -> list[str]:
     """In what a search's result is not the undisturbed one's, a sentence each."""
     parts = [part for part, value in record.result.items() if value != undisturbed.result[part]]
     return [f"{name}: its {part} differ from those of the search that nothing disturbed" for part in parts]

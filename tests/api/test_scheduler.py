@@ -204,8 +204,8 @@ def test_a_new_scheduler_adopts_what_the_old_one_handed_out(database: Database) 
     assert new.submitted[0].earlier_folders == (old.submitted[0].folder,)
 
 
-def test_lost_attempts_never_use_up_a_job(database: Database) -> None:
-    for _ in range(10):
+def test_lost_attempts_use_up_none_of_the_failures_of_a_job(database: Database) -> None:
+    for _ in range(8):  # Fewer than max_losses, and more than max_failures.
         turns = scheduler(database, InstantPool(succeed))
         turns.step()  # hands out or adopts
         turns.step()  # records the loss and hands out anew, then dies
