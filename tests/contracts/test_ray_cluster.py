@@ -85,7 +85,7 @@ def test_a_scheduler_whose_head_is_lost_ends_at_once_and_the_next_goes_on_with_a
             *_, told = lines
             assert time.monotonic() - killed < 30
             head.start()
-        assert re.search(r"the Ray cluster at \S+ is lost: .*Connection refused$", told.strip())
+        assert re.search(r"the Ray cluster at \S+ is lost: ", told)
         wait_until_gone(worker)
         with driver(head.address, "adopt", job, tmp_path) as lines:
             lost = next(updates(lines))
