@@ -21,17 +21,9 @@ from nas.border import Border
 from nas.durable import flush
 from nas.errors import FolderError, SpecError
 from nas.hub import inspect_teacher
-from nas.jobs import (
-    Assignment,
-    Failure,
-    JobProgress,
-    JobResult,
-    JobSpec,
-    Update,
-    WorkerPool,
-    resources_of,
-)
+from nas.jobs import JobProgress, JobResult, JobSpec
 from nas.model_folder import ModelFolder
+from nas.pool import Assignment, Failure, Update, WorkerPool, resources_of
 from nas.spec import SearchSpec
 from workers.local import LocalPool
 

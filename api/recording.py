@@ -7,7 +7,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from api.store.records import JobRecord
 from api.store.store import Store
 from nas.errors import TopiaryError
-from nas.jobs import Failure, Update
+from nas.pool import Failure, Update
 from nas.spec import SearchSpec
 from nas.states import JobState
 
@@ -36,7 +36,7 @@ def _record(store: Store, update: Update, now: datetime) -> None:
         return
     job = store.jobs.get(job_id)
     new_points = sum(store.curves.record(job, measurement, now) for measurement in update.measurements)
-    if new_points and job.losses:
+    if job.losses and (new_points or store.attempts.is_further(job_id, attempt, update.progress)):
         store.jobs.got_on(job_id)
     lease_until = now + timedelta(seconds=SILENCE_SECONDS)
     store.attempts.hear(job_id, attempt, lease_until, progress=update.progress, node=update.node)

@@ -16,7 +16,7 @@ from api.store.database import Database
 from api.store.store import Store
 from nas.errors import ConflictError, FolderError, SpecError
 from nas.extension import Extension, spending
-from nas.jobs import reserved
+from nas.pool import reserved
 from nas.spec import SearchSpec
 from nas.states import PromotionState, SearchState
 from nas.views import SearchView

@@ -20,7 +20,7 @@ from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.store import Store
 from nas.addresses import attempt_folder
 from nas.durable import is_full
-from nas.jobs import Assignment, Failure, Resources, Update, WorkerPool, resources_of
+from nas.pool import Assignment, Failure, Resources, Update, WorkerPool, resources_of
 from nas.states import AttemptState, Intent, SearchState
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,16 @@ def spent(store: Store, search: SearchRecord, now: datetime) -> Spent:
     device_hours = store.attempts.device_seconds(search.id, now) / 3600
     price = search.spec.hardware.price_per_hour
     return Spent(
-        tokens=store.curves.tokens_behind(search.id) + store.attempts.tokens_not_measured(search.id),
+        tokens=tokens_used(store, search.id),
         device_hours=device_hours,
         money=None if price is None else device_hours * price,
         wall_hours=((search.finished_at or now) - search.created_at).total_seconds() / 3600,
     )
+
+
+def tokens_used(store: Store, search_id: int) -> int:
+    """Of all retraining of a search: every run as far as it was measured, or as far as it has said since."""
+    return store.curves.tokens_behind(search_id) + store.attempts.tokens_not_measured(search_id)
 
 
 def used_up(store: Store, search: SearchRecord, now: datetime) -> str | None:

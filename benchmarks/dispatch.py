@@ -31,7 +31,6 @@ from api.store.records import SearchRecord
 from api.store.store import Store
 from api.store.tables import Base, EventRow, InstallationRow, JobRow, LeaseRow, ProjectRow, SearchRow
 from nas.jobs import (
-    Assignment,
     Calibrate,
     Calibrated,
     DataFiles,
@@ -42,11 +41,10 @@ from nas.jobs import (
     Measurement,
     PrepareData,
     Promotion,
-    Resources,
     Trained,
     Trial,
-    Update,
 )
+from nas.pool import Assignment, Resources, Update
 from nas.spec import SearchSpec
 from nas.spec_file import parse_spec
 from nas.states import JobState, SearchState

@@ -243,8 +243,8 @@ class SearchSpec(Border):
     max_losses: Count = Field(
         default=10,
         gt=0,
-        description="how often in a row a job may lose its worker, with nothing measured in between, before it is "
-        "given up, at least 1",
+        description="how often in a row a job may lose its worker without coming any further before it is given up, "
+        "at least 1",
     )
     backoff_seconds: Number = Field(
         default=10,

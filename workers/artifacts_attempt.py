@@ -13,7 +13,8 @@ from pathlib import Path
 from nas.addresses import Artifact, is_url, mapped
 from nas.durable import write_text
 from nas.errors import CheckpointError
-from nas.jobs import Assignment, Failure, JobResult, Measurement
+from nas.jobs import JobResult, Measurement
+from nas.pool import Assignment, Failure
 from workers import artifacts
 from workers.artifacts_manifest import MANIFEST, digest_of, write_manifest
 from workers.artifacts_scratch import OwnFolder, local_copy

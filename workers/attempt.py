@@ -24,7 +24,8 @@ from pathlib import Path
 from nas.addresses import is_url
 from nas.durable import is_full, write_text
 from nas.errors import Interrupted, SettingError
-from nas.jobs import Assignment, Failure, JobProgress, JobResult, Measurement, Update
+from nas.jobs import JobProgress, JobResult, Measurement
+from nas.pool import Assignment, Failure, Update
 from workers import artifacts
 from workers.artifacts_manifest import write_manifest
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.jobs import Assignment, Failure, Resources, Update
+from nas.pool import Assignment, Failure, Resources, Update
 from workers.attempt import AttemptFolder, make_folder
 from workers.run_attempt import threads_environment
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.jobs import Resources
+from nas.pool import Resources
 
 Amounts = Mapping[str, float]
 """By the names that Ray has for them: of a node, what it has or what is free there; of a job, what it occupies."""

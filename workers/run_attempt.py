@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.durable import is_full
 from nas.errors import Interrupted, UserError
-from nas.jobs import Assignment, Failure
+from nas.pool import Assignment, Failure
 from workers.artifacts_attempt import local_artifacts
 from workers.attempt import AttemptFolder
 from workers.parent import end_with_parent

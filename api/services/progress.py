@@ -1,32 +1,11 @@
-"""How far a search is: tokens behind it and before it, pace, and the time that is left."""
+"""How far a search is to go: all its tokens, its pace, and the time that is left. What is behind it: api.spending."""
 
 from collections.abc import Sequence
 
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from nas.extension import promotion_segments, segment_ends
-from nas.jobs import JobProgress
 from nas.states import Intent, JobState
-
-_GOING_ON = (JobState.RUNNING, JobState.QUEUED, JobState.CANCELLED)
-
-
-def tokens_done(jobs: Sequence[JobRecord], curves: SearchCurves) -> int:
-    """Tokens of all retraining behind a search: each run as far as it was measured, or as far as it has said since."""
-    reached: dict[tuple[str, int], int] = {}
-    for job in jobs:
-        if job.state is JobState.FAILED:
-            continue
-        if job.kind == "trial" and job.trial_id is not None:
-            key, curve = ("trial", job.trial_id), curves.of_trial.get(job.trial_id, ())
-        elif job.kind == "promotion" and job.promotion_id is not None:
-            key, curve = ("promotion", job.promotion_id), curves.of_promotion.get(job.promotion_id, ())
-        else:
-            continue
-        measured = curve[-1].tokens if curve else 0
-        says = 0 if (progress := _retraining(job, *_GOING_ON)) is None else progress.done
-        reached[key] = max(reached.get(key, 0), measured, says)
-    return sum(reached.values())
 
 
 def tokens_total(
@@ -34,31 +13,30 @@ def tokens_total(
     candidates: Sequence[CandidateRecord],
     jobs: Sequence[JobRecord],
     promotions: Sequence[PromotionRecord],
+    curves: SearchCurves,
 ) -> int:
-    """What all trials that have not failed, and the promotions of the winners, come to."""
+    """What all trials and the promotions of the winners come to; those that were given up, as far as they came."""
     spec, length = search.spec, search.spec.data.sequence_length
     failed = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.FAILED}
-    running = [[trial for trial in candidate.trials if trial.id not in failed] for candidate in candidates]
-    num_trials, num_candidates = sum(map(len, running)), sum(map(bool, running))
+    going_on = [[trial for trial in candidate.trials if trial.id not in failed] for candidate in candidates]
+    num_trials, num_candidates = sum(map(len, going_on)), sum(map(bool, going_on))
+    given_up = [curves.of_trial.get(trial_id or 0, ()) for trial_id in failed]
+    given_up += [curves.of_promotion.get(each.id, ()) for each in promotions if each.intent is Intent.CANCEL]
     begun = [
         segment_ends(promotion_segments(spec, promotion.extensions), length)[-1]
         for promotion in promotions
         if promotion.intent is not Intent.CANCEL
     ]
     to_come = max(0, min(spec.promotion.winners, num_candidates) - len(promotions))
-    return num_trials * search.trial_ends[-1] + sum(begun) + to_come * spec.promotion.actual_tokens(length)
+    behind = sum(curve[-1].tokens for curve in given_up if curve)
+    return num_trials * search.trial_ends[-1] + sum(begun) + to_come * spec.promotion.actual_tokens(length) + behind
 
 
 def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
     """The pace of all trials and promotions that run now."""
-    told = [_retraining(job, JobState.RUNNING) for job in jobs if job.kind in ("trial", "promotion")]
-    return sum(progress.per_second for progress in told if progress is not None)
-
-
-def _retraining(job: JobRecord, *states: JobState) -> JobProgress | None:
-    """How far a trial or promotion in these states says to be; what it does before is counted in something else."""
-    progress = job.progress if job.state in states else None
-    return progress if progress is not None and progress.unit == "tokens" else None
+    told = [job.progress for job in jobs if job.kind in ("trial", "promotion") and job.state is JobState.RUNNING]
+    # What they do before they retrain is counted in something else.
+    return sum(progress.per_second for progress in told if progress is not None and progress.unit == "tokens")
 
 
 def seconds_left(tokens: int, per_second: float) -> float | None:

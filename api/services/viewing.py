@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from api.scheduler import LEASE, LEASE_SECONDS
 from api.services.files import verified
 from api.services.outcome import promotions
-from api.services.progress import seconds_left, tokens_done, tokens_per_second, tokens_total
-from api.spending import spent
+from api.services.progress import seconds_left, tokens_per_second, tokens_total
+from api.spending import spent, tokens_used
 from api.standing import standings, trial_state
 from api.store.curves import SearchCurves
 from api.store.records import AttemptRecord, CandidateRecord, JobRecord, SearchRecord
@@ -42,9 +42,9 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     candidates = store.candidates.of_search(search.id)
     rows = standings(candidates, jobs, curves)
-    done = tokens_done(jobs, curves)
-    # What was done for a promotion that was cancelled since is done.
-    total = max(done, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id)))
+    used = spent(store, search, now or datetime.now(UTC))
+    # What a run that was cut off had done and not measured is used, but not on the way to anything.
+    total = max(used.tokens, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id), curves))
     pace = tokens_per_second(jobs)
     running = search.state is SearchState.RUNNING
     return SearchView(
@@ -60,15 +60,15 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
         archived_at=search.archived_at,
         extensions=search.extensions,
         spending=spending(search.spec, search.extensions),
-        spent=spent(store, search, now or datetime.now(UTC)),
+        spent=used,
         teacher=search.teacher,
         teacher_parameters=family_named(search.teacher.family).count(search.teacher),
         teacher_loss=next((loss for loss in _teacher_losses(jobs) if loss is not None), None),
         num_fitting=search.num_fitting,
-        tokens_done=done,
+        tokens_done=used.tokens,
         tokens_total=total,
         tokens_per_second=pace,
-        seconds_left=seconds_left(total - done, pace) if running else None,
+        seconds_left=seconds_left(total - used.tokens, pace) if running else None,
         leaderboard=tuple(rows),
         promotions=tuple(promotions(session, name)),
         jobs=tuple(_job_views(store, search, jobs)),
@@ -194,6 +194,7 @@ def _summary(store: Store, search: SearchRecord) -> SearchSummary:
     candidates = store.candidates.of_search(search.id)
     rows = standings(candidates, jobs, curves)
     best = rows[0] if rows and rows[0].rank == 1 else None
+    done = tokens_used(store, search.id)
     return SearchSummary(
         id=search.id,
         name=search.name,
@@ -205,8 +206,8 @@ def _summary(store: Store, search: SearchRecord) -> SearchSummary:
         teacher=search.teacher,
         num_candidates=len(rows),
         num_retrained=sum(row.state is TrialState.SUCCEEDED for row in rows),
-        tokens_done=tokens_done(jobs, curves),
-        tokens_total=tokens_total(search, candidates, jobs, store.promotions.of_search(search.id)),
+        tokens_done=done,
+        tokens_total=max(done, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id), curves)),
         best=best,
     )
 

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from api.store.records import AttemptRecord, JobRecord, LiveAttempt
 from api.store.tables import AttemptRow, JobRow, MeasurementRow, PromotionRow
 from nas.errors import NotFoundError
-from nas.jobs import JobProgress, Resources
+from nas.jobs import JobProgress
+from nas.pool import Resources
 from nas.states import AttemptState, JobState
 
 
@@ -88,6 +89,18 @@ class Attempts:
         if promotion_id is not None:
             own = MeasurementRow.promotion_id == promotion_id
         return self._session.scalar(select(func.max(MeasurementRow.tokens)).where(own)) or 0
+
+    def is_further(self, job_id: int, number: int, progress: JobProgress | None) -> bool:
+        """Whether an attempt says to be further than any earlier one at its job had said."""
+        if progress is None:
+            return False
+        earlier = self._session.scalars(
+            select(AttemptRow.progress).where(
+                AttemptRow.job_id == job_id, AttemptRow.number < number, AttemptRow.progress.is_not(None)
+            )
+        )
+        told = [JobProgress.model_validate(content) for content in earlier]
+        return all(progress.done > each.done for each in told if each.unit == progress.unit)
 
     # --- how it changes ---
 

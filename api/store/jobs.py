@@ -17,7 +17,8 @@ from api.store.attempts import Attempts
 from api.store.events import Events, trial_of
 from api.store.records import JobRecord
 from api.store.tables import AttemptRow, JobRow, PromotionRow
-from nas.jobs import Failure, JobProgress, JobResult, JobSpec, Trial, resources_of
+from nas.jobs import JobProgress, JobResult, JobSpec, Trial
+from nas.pool import Failure, resources_of
 from nas.states import AttemptState, Intent, JobState, check_move
 from nas.views import EventKind
 

@@ -169,7 +169,7 @@ class JobRow(Base):
     attempt: Mapped[int]
     failures: Mapped[int]
     losses: Mapped[int]
-    """How often its worker was lost since it last measured anything."""
+    """How often its worker was lost since it last came further."""
     not_before: Mapped[datetime | None]
     """When it may be tried again, after a failure."""
     segment: Mapped[int]

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Collection, Sequence
 from multiprocessing.process import BaseProcess
 
-from nas.jobs import Assignment, Failure, Resources, Update
+from nas.pool import Assignment, Failure, Resources, Update
 from workers.artifacts_attempt import attempt_at_work
 from workers.attempt import AttemptFolder, make_folder
 from workers.run_attempt import run

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nas.errors import UserError
-from nas.jobs import Assignment, Failure, Resources, Update
+from nas.pool import Assignment, Failure, Resources, Update
 from workers.attempt import AttemptFolder
 from workers.tasks import run_job
 

@@ -3,25 +3,22 @@
 from collections.abc import Callable, Collection, Sequence
 
 from nas.jobs import (
-    Assignment,
     Calibrate,
     Calibrated,
     DataFiles,
     DataPrepared,
     Export,
     Exported,
-    Failure,
     JobResult,
     Measurement,
     MergeScores,
     PrepareData,
     Promotion,
-    Resources,
     ScoresMerged,
     Trained,
     Trial,
-    Update,
 )
+from nas.pool import Assignment, Failure, Resources, Update
 
 Outcome = Callable[[Assignment], Update]
 

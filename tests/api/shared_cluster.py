@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Collection, Sequence
 
-from nas.jobs import Assignment, Failure, Resources, Update
+from nas.pool import Assignment, Failure, Resources, Update
 from tests.api.instant_pool import Outcome
 
 Key = tuple[int, int]

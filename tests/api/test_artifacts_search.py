@@ -11,7 +11,8 @@ from api.services import files, outcome, viewing
 from api.services.submission import submit
 from api.store.database import Database
 from nas.errors import CheckpointError, StoreError
-from nas.jobs import Assignment, Trial
+from nas.jobs import Trial
+from nas.pool import Assignment
 from nas.spec import SearchSpec
 from tests.api.fork_pool import ForkPool
 from tests.api.service import wait_for

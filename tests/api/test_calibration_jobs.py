@@ -10,7 +10,8 @@ from api.services.control import cancel
 from api.services.submission import submit
 from api.store.database import Database
 from nas.errors import SettingError
-from nas.jobs import Assignment, Calibrate, Calibrated, Export, Failure, Trial, Update
+from nas.jobs import Calibrate, Calibrated, Export, Trial
+from nas.pool import Assignment, Failure, Update
 from tests.api.instant_pool import InstantPool, fail, succeed
 from tests.api.test_scheduler import NOW, database, run, scheduler
 from tests.conftest import tiny_spec

@@ -8,7 +8,7 @@ import pytest
 
 from api.cli import main
 from nas.errors import ConflictError
-from nas.jobs import Assignment, Update
+from nas.pool import Assignment, Update
 from nas.spec import SearchSpec
 from nas.views import SearchView
 from tests.api.instant_pool import fail

@@ -17,7 +17,8 @@ from sqlalchemy import text as statement
 from api import live
 from api.services.submission import submit
 from api.store.store import Store
-from nas.jobs import Assignment, JobProgress, Trial, Update
+from nas.jobs import JobProgress, Trial
+from nas.pool import Assignment, Update
 from nas.views import EventKind, EventView
 from tests.api.instant_pool import succeed
 from tests.api.serving import Service, browsing, serving

@@ -9,7 +9,8 @@ from api.pages.rows import rows
 from api.scheduler import Scheduler
 from api.services.viewing import view
 from api.store.database import Database
-from nas.jobs import Assignment, JobProgress, Trial, Update
+from nas.jobs import JobProgress, Trial
+from nas.pool import Assignment, Update
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, succeed
 from tests.api.test_pages import job

@@ -21,7 +21,8 @@ from api.store.database import Database
 from api.store.records import JobRecord
 from api.store.store import Store
 from nas.errors import ConflictError
-from nas.jobs import DataFiles, DataPrepared, Failure, PrepareData
+from nas.jobs import DataFiles, DataPrepared, PrepareData
+from nas.pool import Failure
 from nas.spec import SearchSpec
 from nas.states import JobState, SearchState
 from nas.views import EventKind, SearchView

@@ -16,7 +16,8 @@ from api.services.submission import submit
 from api.store.database import Database
 from api.store.store import Store
 from nas.errors import FolderError, NotFoundError
-from nas.jobs import Assignment, Export, PrepareData, Promotion, Trial, Update
+from nas.jobs import Export, PrepareData, Promotion, Trial
+from nas.pool import Assignment, Update
 from nas.states import SearchState
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec

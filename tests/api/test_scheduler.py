@@ -15,7 +15,8 @@ from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.errors import ConflictError
-from nas.jobs import Assignment, Export, Failure, Promotion, Trial, Update
+from nas.jobs import Export, Promotion, Trial
+from nas.pool import Assignment, Failure, Update
 from nas.states import Intent
 from nas.views import SearchView
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed

@@ -22,7 +22,8 @@ from api.store.store import Store
 from api.store.tables import Base, MeasurementRow, SequenceLossesRow
 from nas.errors import ConflictError, SettingError, SpecError, StoreError
 from nas.extension import Extension
-from nas.jobs import Measurement, PrepareData, Resources
+from nas.jobs import Measurement, PrepareData
+from nas.pool import Resources
 from nas.states import LEGAL_MOVES, AttemptState, Intent, JobState
 from nas.views import EventKind
 from tests.api.conftest import new_sqlite

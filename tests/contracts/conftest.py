@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from nas.calibration import CalibrationSpec
-from nas.jobs import Assignment, Calibrate, Calibrated, DataPrepared, JobSpec, PrepareData, Resources, Trial
+from nas.jobs import Calibrate, Calibrated, DataPrepared, JobSpec, PrepareData, Trial
 from nas.model_folder import inspect_model_folder
+from nas.pool import Assignment, Resources
 from nas.spec import TrainingSpec
 from tests.conftest import tiny_spec
 from workers.attempt import AttemptFolder

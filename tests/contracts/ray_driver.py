@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from nas.errors import ServiceError
-from nas.jobs import Assignment
+from nas.pool import Assignment
 from workers.ray_pool import RayPool
 
 

@@ -7,20 +7,9 @@ import pytest
 
 from nas.addresses import attempt_folder
 from nas.calibration import CalibrationSpec
-from nas.jobs import (
-    Assignment,
-    Calibrate,
-    Calibrated,
-    DataPrepared,
-    Failure,
-    JobSpec,
-    Measurement,
-    Resources,
-    Trained,
-    Trial,
-    Update,
-)
+from nas.jobs import Calibrate, Calibrated, DataPrepared, JobSpec, Measurement, Trained, Trial
 from nas.model_folder import inspect_model_folder
+from nas.pool import Assignment, Failure, Resources, Update
 from nas.spec import TrainingSpec
 from tests.conftest import tiny_spec
 from tests.contracts.conftest import prepare_data

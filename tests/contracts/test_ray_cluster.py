@@ -13,7 +13,8 @@ from typing import IO
 import pytest
 
 from nas.errors import ServiceError, SettingError
-from nas.jobs import Assignment, Trained, Trial, Update
+from nas.jobs import Trained, Trial
+from nas.pool import Assignment, Update
 from tests.contracts.conftest import assignment
 from tests.contracts.test_worker_pool import FOREVER, is_alive, wait_until_gone, worker_of
 from tests.ray_head import RayHead, free_port, ray_head

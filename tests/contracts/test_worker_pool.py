@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.jobs import (
-    Assignment,
-    DataPrepared,
-    JobProgress,
-    Measurement,
-    Resources,
-    Trained,
-    Trial,
-    Update,
-    WorkerPool,
-)
+from nas.jobs import DataPrepared, JobProgress, Measurement, Trained, Trial
+from nas.pool import Assignment, Resources, Update, WorkerPool
 from tests.contracts.conftest import assignment, following, prepare_data
 from workers.attempt import AttemptFolder
 from workers.local import LocalPool

@@ -9,14 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from nas.calibration import CalibrationSpec
 from nas.errors import IllegalMove
 from nas.jobs import (
-    Assignment,
     Calibrate,
     Calibrated,
     DataFiles,
     DataPrepared,
     Export,
     Exported,
-    Failure,
     JobProgress,
     JobResult,
     JobSpec,
@@ -26,13 +24,11 @@ from nas.jobs import (
     Promotion,
     Prune,
     Pruned,
-    Resources,
     ScoresMerged,
     Trained,
     Trial,
-    Update,
-    resources_of,
 )
+from nas.pool import Assignment, Failure, Resources, Update, resources_of
 from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
 from nas.states import LEGAL_MOVES, JobState, check_move
 from tests.nas.shapes import small_llama

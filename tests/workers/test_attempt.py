@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from nas.jobs import Assignment, Measurement, PrepareData, Resources
+from nas.jobs import Measurement, PrepareData
+from nas.pool import Assignment, Resources
 from nas.spec import DataSpec
 from workers.attempt import AttemptFolder
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from nas.jobs import Continuation, JobSpec, Promotion, Trained, Trial, Update
+from nas.jobs import Continuation, JobSpec, Promotion, Trained, Trial
+from nas.pool import Update
 from tests.contracts.conftest import assignment
 from workers.attempt import AttemptFolder
 from workers.tasks import run_job

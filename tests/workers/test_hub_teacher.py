@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.jobs import Assignment, DataPrepared, PrepareData, Resources, Update
+from nas.jobs import DataPrepared, PrepareData
+from nas.pool import Assignment, Resources, Update
 from tests.conftest import tiny_spec
 from tests.nas.hub_client import environment_of
 from tests.nas.hub_server import COMMIT, serving

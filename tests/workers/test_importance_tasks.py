@@ -23,7 +23,6 @@ from nas.compression.importance.weights import random_scores
 from nas.compression.kept_file import save_kept
 from nas.errors import CheckpointError, SettingError
 from nas.jobs import (
-    Assignment,
     Calibrate,
     Calibrated,
     DataFiles,
@@ -33,11 +32,11 @@ from nas.jobs import (
     PrepareData,
     Prune,
     Pruned,
-    Resources,
     Trained,
     Trial,
 )
 from nas.model_folder import ModelFolder, inspect_model_folder
+from nas.pool import Assignment, Resources
 from nas.spec import ResourcesSpec, TrainingSpec
 from tests.conftest import tiny_spec
 from tests.nas.families.small import ALL

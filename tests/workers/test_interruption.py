@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import Interrupted
-from nas.jobs import Assignment, JobProgress, PrepareData, Resources
+from nas.jobs import JobProgress, PrepareData
+from nas.pool import Assignment, Resources
 from tests.conftest import tiny_spec
 from workers.attempt import AttemptFolder
 from workers.run_attempt import run

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from nas.jobs import Resources
+from nas.pool import Resources
 from workers.placement import Amounts, Share, fits, obstacle, share_of
 
 TYPE = "accelerator_type:"

@@ -10,7 +10,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from nas.jobs import Assignment, DataPrepared, Resources, Trial, Update
+from nas.jobs import DataPrepared, Trial
+from nas.pool import Assignment, Resources, Update
 from tests.api.service import wait_for
 from tests.contracts.conftest import assignment, prepare_data
 from workers.ray_pool import RayPool

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from nas.compression.checkpoint import load_model, own_tensors, weights_digest, write_weights
 from nas.errors import TeacherError
-from nas.jobs import Assignment, DataFiles, DataPrepared, Export, Exported, JobSpec, PrepareData, Resources
+from nas.jobs import DataFiles, DataPrepared, Export, Exported, JobSpec, PrepareData
 from nas.model_folder import inspect_model_folder
+from nas.pool import Assignment, Resources
 from nas.spec import ResourcesSpec
 from tests.conftest import tiny_spec
 from workers.attempt import AttemptFolder

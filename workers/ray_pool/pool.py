@@ -10,7 +10,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from nas.jobs import Assignment, Failure, Resources, Update
+from nas.pool import Assignment, Failure, Resources, Update
 from workers.attempt import AttemptFolder, make_folder
 from workers.placement import CPU, GPU, MEMORY, Amounts, Share, fits, minus, obstacle, share_of
 from workers.ray_pool import cluster

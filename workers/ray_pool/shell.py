@@ -19,7 +19,7 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from nas.jobs import Assignment, Failure, Update
+from nas.pool import Assignment, Failure, Update
 from workers.artifacts_attempt import attempt_at_work
 from workers.attempt import AttemptFolder
 from workers.run_attempt import TERMINATED, run, threads_environment

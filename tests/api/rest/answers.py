@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from nas.errors import SpecError
-from nas.jobs import Assignment, Calibrate, Export, Exported, Update
+from nas.jobs import Calibrate, Export, Exported
+from nas.pool import Assignment, Update
 from nas.spec_file import parse_spec
 from nas.views import ErrorView
 from tests.api.instant_pool import succeed

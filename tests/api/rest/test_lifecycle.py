@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nas.jobs import Assignment, Update
+from nas.pool import Assignment, Update
 from nas.states import Intent
 from nas.views import PromotionView, SearchView
 from tests.api.instant_pool import fail
