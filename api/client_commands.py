@@ -31,7 +31,11 @@ def submit(parsed: argparse.Namespace) -> int:
 
 def searches(parsed: argparse.Namespace) -> int:
     with connected(parsed) as client:
-        return _say(parsed, found := client.searches(archived=parsed.archived), display.searches(found))
+        return _say(
+            parsed,
+            found := client.searches(archived=parsed.archived),
+            display.searches(found, archived=parsed.archived),
+        )
 
 
 def watch(parsed: argparse.Namespace) -> int:

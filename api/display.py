@@ -67,14 +67,19 @@ class SearchDisplay:
                 return Text(_phase(view))
             done, total, unit = sum(each.done for each in told), sum(each.total for each in told), told[0].unit
         spent = ProgressBar(total=total, completed=done, width=24)
-        left = "" if early else self._pace.left(view.tokens_total - view.tokens_done)
+        left = "" if early else self._left(view)
         status.add_row(_phase(view), spent, f"{words.tokens(done)} of {words.tokens(total)} {unit}", left)
         return status
 
+    def _left(self, view: SearchView) -> str:
+        goes_on = view.state is SearchState.RUNNING and view.intent is Intent.RUN
+        return self._pace.left(view.tokens_total - view.tokens_done) if goes_on else ""
+
     def _say_news(self, view: SearchView) -> None:
         """One line for each phase begun, attempt failed, and run ended."""
-        news = [f"{view.name}: {_phase(view)}"]
-        news += [f"{view.name}: {job.kind} {job.job_id}: {job.reason}" for job in view.jobs if job.reason]
+        # Why attempts have ended comes before what their search has come to by that.
+        news = [f"{view.name}: job {job.job_id} ({job.kind}): {job.reason}" for job in view.jobs if job.reason]
+        news.append(f"{view.name}: {_phase(view)}")
         news += [
             f"{view.name}: {row.architecture.label}: {words.loss(row.loss_after_pruning)} after pruning, "
             f"{words.loss(row.loss)} after {words.tokens(row.tokens)} tokens"
@@ -84,7 +89,7 @@ class SearchDisplay:
         for line in news:
             if line not in self._said:
                 self._said.add(line)
-                left = self._pace.left(view.tokens_total - view.tokens_done)
+                left = self._left(view)
                 self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}  {left}".rstrip()), soft_wrap=True)
 
 
@@ -143,9 +148,11 @@ def promotions(view: SearchView) -> RenderableType:
     return Text("\n".join(lines)) if lines else Group()
 
 
-def searches(found: Sequence[SearchSummary]) -> RenderableType:
+def searches(found: Sequence[SearchSummary], *, archived: bool = False) -> RenderableType:
     """One line for each search, its best candidate at the end."""
     if not found:
+        if archived:
+            return Text("no search is archived")
         return Text("no searches yet; `topiary submit SPEC` begins one")
     table = plain_table(("name", "state", "retrained", "tokens", "of", "best", "loss"))
     table.columns[0].justify = table.columns[1].justify = "left"

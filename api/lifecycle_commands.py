@@ -12,7 +12,7 @@ import yaml
 from api import words
 from api.client_commands import connected, say_begun
 from api.exit_codes import BAD_INPUT, SUCCESS
-from api.outlook import outlook
+from api.outlook import outlook, used_up
 from nas.client import Client
 from nas.errors import SettingError
 from nas.states import Intent, SearchState
@@ -38,7 +38,8 @@ def cancel(parsed: argparse.Namespace) -> int:
         if parsed.promotion is None:
             return _told(parsed, client.cancel(parsed.search))
         view = client.cancel_promotion(parsed.search, parsed.promotion)
-        return _told_of(parsed, view, "it ends now, and the search does without its model")
+        rest = "the model that it has ended in before stays" if view.model_id else "the search does without its model"
+        return _told_of(parsed, view, f"it ends now, and {rest}")
 
 
 def resume(parsed: argparse.Namespace) -> int:
@@ -80,8 +81,11 @@ def extend(parsed: argparse.Namespace) -> int:
 
 
 def clone(parsed: argparse.Namespace) -> int:
+    changes = nested(parsed.set, "--set")
+    if "name" in changes:
+        raise SettingError("--set", f"name={changes['name']}", "is given as NAME already", "other fields")
     with connected(parsed) as client:
-        view = client.clone(parsed.search, parsed.name, nested(parsed.set, "--set"))
+        view = client.clone(parsed.search, parsed.name, changes)
         say_begun(client, view)
     if parsed.json:
         print(view.model_dump_json())
@@ -144,7 +148,8 @@ def nested(given: Sequence[str], option: str) -> dict[str, Any]:
 def _told(parsed: argparse.Namespace, view: SearchView, doing: str = "") -> int:
     """What happens next; `doing` is what a search does that was asked to go on."""
     said = outlook(view)
-    if doing and view.state in (SearchState.PAUSED, SearchState.STOPPED):
+    waits = view.state in (SearchState.PAUSED, SearchState.STOPPED)
+    if doing and waits and used_up(view) is None:
         said = f"with `topiary resume {view.name}` {doing}"
     elif doing and view.state is SearchState.RUNNING and view.intent is Intent.RUN:
         said = doing

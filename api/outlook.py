@@ -12,7 +12,7 @@ def outlook(view: SearchView) -> str:
     match view.state:
         case SearchState.RUNNING:
             return _coming(view)
-        case SearchState.PAUSED | SearchState.STOPPED if (field := _used_up(view)) is not None:
+        case SearchState.PAUSED | SearchState.STOPPED if (field := used_up(view)) is not None:
             more = f"`topiary extend {view.name} --spending {field}=MORE` allows more"
             return f"{view.reason or 'nothing of it runs'}; {more}, then `topiary resume {view.name}` goes on"
         case SearchState.PAUSED | SearchState.STOPPED:
@@ -34,7 +34,7 @@ def promotion_waited_for(view: SearchView) -> int | None:
     return None if has_work or not paused or view.state is not SearchState.RUNNING else paused[0]
 
 
-def _used_up(view: SearchView) -> str | None:
+def used_up(view: SearchView) -> str | None:
     """The first limit of what a search may spend that it has reached."""
     for field in SpendingSpec.model_fields:
         limit, used = getattr(view.spending, field), getattr(view.spent, field)

@@ -91,7 +91,8 @@ def planned(
 def remove(database: Database, removals: Iterable[Removal]) -> list[Removal]:
     """Removes what was planned, but of searches that are taken up again by now; returns what it removed.
 
-    What a search needs to go on with is never planned, so one that is taken up right now loses nothing.
+    What a search that has not finished needs to go on with is never planned, so one that is taken up right now loses
+    nothing. Of one that has finished the text goes: it cannot be extended from then on.
     """
     removed = []
     by_search: dict[str | None, list[Removal]] = defaultdict(list)
@@ -131,8 +132,8 @@ def _of_search(
     runs: dict[object, list[AttemptRecord]] = defaultdict(list)
     job_of = {job.id: job for job in jobs}
     for attempt in attempts:
-        runs[_run(job_of[attempt.job_id])].append(attempt)
-    ended = {_run(job) for job in jobs if _is_end(job)}
+        runs[job_of[attempt.job_id].run].append(attempt)
+    ended = {job.run for job in jobs if _is_end(job)}
     removals = []
     for run, own in runs.items():
         if any(attempt.state is AttemptState.RUNNING for attempt in own):
@@ -168,7 +169,7 @@ def _why(kind: Kind, part: str, attempt: AttemptRecord, search: SearchRecord) ->
     if kind is not Kind.LEFTOVER:
         return f"{kind} of a search that is {search.state}"
     what = "a checkpoint" if part.startswith("checkpoints/") else "left over"
-    return f"{what} of attempt {attempt.number} at job {attempt.job_id}, which {attempt.state}"
+    return f"{what} of attempt {attempt.number} ({attempt.state}) at job {attempt.job_id}"
 
 
 def _parts(files: dict[str, int]) -> dict[str, int]:
@@ -197,13 +198,6 @@ def _named(job: JobRecord) -> set[str]:
     if job.result is not None:
         mapped(job.result, add)
     return addresses
-
-
-def _run(job: JobRecord) -> object:
-    """The same for all jobs that go on from each other's checkpoints."""
-    if job.trial_id is None and job.promotion_id is None:
-        return job.id
-    return job.kind, job.trial_id, job.promotion_id, job.segment
 
 
 def _is_end(job: JobRecord) -> bool:

@@ -109,6 +109,13 @@ class JobRecord:
     not_before: datetime | None = None
     progress: JobProgress | None = None
 
+    @property
+    def run(self) -> object:
+        """The same for all jobs that go on from each other's checkpoints; Attempts.of_run asks the store for it."""
+        if self.trial_id is None and self.promotion_id is None:
+            return self.id
+        return self.kind, self.trial_id, self.promotion_id, self.segment
+
     @cached_property
     def spec(self) -> JobSpec:
         return _JOB_SPEC.validate_python(self.spec_content)

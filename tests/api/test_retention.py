@@ -276,7 +276,7 @@ def test_the_command_says_what_it_would_remove_and_then_removes_just_that(
     assert runs.left() == before
     told = command("--dry-run", "--older-than", "0", "done").splitlines()
     assert len(told) == len(dry["removals"]) + 1
-    assert f" 4.00 kB  {root}/jobs/000003/attempt-1/w  (left over of attempt 1 at job 3, which failed)" in told
+    assert f" 4.00 kB  {root}/jobs/000003/attempt-1/w  (left over of attempt 1 (failed) at job 3)" in told
     real = json.loads(command("--older-than", "0", "--json"))
     assert real == {**dry, "dry_run": False}
     removed = sum(before.values()) - sum(runs.left().values())
