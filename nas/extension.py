@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from nas.border import Border, Count
-from nas.spec import MOST_TOKENS, PromotionSpec, SearchSpec, SpendingSpec, TrialSpec
+from nas.spec import MOST_TOKENS, SearchSpec, SpendingSpec
+from nas.training_spec import PromotionSpec, TrialSpec
 
 MOST_SEEDS = 100
 

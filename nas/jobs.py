@@ -13,8 +13,10 @@ from nas.architecture import Architecture
 from nas.border import Border, Number
 from nas.calibration import CalibrationSpec
 from nas.cost import Phase
+from nas.data_spec import DataSpec
 from nas.latency import BlockShape, TimedDtype
-from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
+from nas.spec import ResourcesSpec
+from nas.training_spec import TrainingSpec
 
 
 class DataFiles(Border):

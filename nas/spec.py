@@ -1,6 +1,5 @@
 """SearchSpec: all that a user submits. A field's description is also what its errors name as accepted."""
 
-from math import ceil
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,7 +8,9 @@ from nas.border import Border, Count, Number
 from nas.budget import Budget
 from nas.calibration import CalibrationSpec
 from nas.cost import Dtype
+from nas.data_spec import DataSpec
 from nas.space import SearchSpace
+from nas.training_spec import PromotionSpec, TrainingSpec, TrialSpec
 
 NAME = "[a-z0-9][a-z0-9._-]{0,62}"
 NAME_DESCRIPTION = "1 to 63 lower-case letters, digits, dots, dashes, underscores"
@@ -23,92 +24,6 @@ MOST_TOKENS = 10**15
 """Of one run; far beyond any, and such that sums over candidates stay countable."""
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
-
-
-class DataSpec(Border):
-    """The text to calibrate, retrain and validate on."""
-
-    train: str = Field(description="a .jsonl or .txt file, or a folder of them")
-    validation: str | None = Field(
-        default=None, description="a .jsonl or .txt file, or a folder of them; left out, a part of train is held out"
-    )
-    validation_fraction: Number = Field(
-        default=0.01, gt=0, lt=1, description="the share of documents held out where validation is left out, 0 to 1"
-    )
-    validation_sequences: Count = Field(
-        default=512, gt=0, description="how many sequences the loss is measured on, at least 1"
-    )
-    text_field: str = Field(default="text", min_length=1, description="the key of the text in a .jsonl record")
-    sequence_length: Count = Field(default=4096, gt=1, description="tokens in a sequence, at least 2")
-
-
-class TrainingSpec(Border):
-    """How a student is retrained with AdamW, a linear warm-up and a cosine over the whole budget."""
-
-    tokens: Count = Field(gt=0, description="a number of tokens, at least 1, completed to whole steps")
-    batch_size: Count = Field(default=1152, gt=0, description="sequences per optimizer step, at least 1")
-    micro_batch_size: Count | None = Field(
-        default=None,
-        gt=0,
-        description="sequences per forward pass, at least 1; left out, as many as keep logits within a gigabyte",
-    )
-    peak_learning_rate: Number = Field(default=2e-4, gt=0, description="a rate above 0")
-    min_learning_rate: Number = Field(default=4.5e-7, ge=0, description="the rate at the end, at least 0")
-    warmup_steps: Count = Field(default=40, ge=0, description="steps, at least 0, at most half of the steps are used")
-    weight_decay: Number = Field(default=0.1, ge=0, description="at least 0; norms and biases are not decayed")
-    beta1: Number = Field(default=0.9, ge=0, lt=1, description="0 or more, below 1")
-    beta2: Number = Field(default=0.95, ge=0, lt=1, description="0 or more, below 1")
-    clip_norm: Number = Field(default=1.0, gt=0, description="the largest norm of a gradient, above 0")
-    measurements: Count = Field(
-        default=8,
-        gt=0,
-        le=10_000,
-        description="points at equal distances along the run at which the loss is measured, 1 to 10,000",
-    )
-    checkpoint_seconds: Number = Field(
-        default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
-    )
-
-    def fitting_micro_batch(self, sequence_length: int, vocab_size: int) -> int:
-        """Sequences per forward pass: as given, or as many as keep one tensor of float32 logits within a gigabyte."""
-        fitting = max(1, 2**30 // (4 * sequence_length * vocab_size))
-        return min(self.micro_batch_size or fitting, self.batch_size)
-
-    @field_validator("min_learning_rate")
-    @classmethod
-    def _below_the_peak(cls, value: float, info: ValidationInfo) -> float:
-        peak = info.data.get("peak_learning_rate")
-        if peak is not None and value > peak:
-            raise ValueError(f"is more than the peak_learning_rate, {peak}")
-        return value
-
-    def num_steps(self, sequence_length: int) -> int:
-        """Whole optimizer steps; the last one completes the token budget."""
-        return ceil(self.tokens / (self.batch_size * sequence_length))
-
-    def actual_tokens(self, sequence_length: int) -> int:
-        return self.num_steps(sequence_length) * self.batch_size * sequence_length
-
-    def measuring_steps(self, sequence_length: int) -> frozenset[int]:
-        num_steps = self.num_steps(sequence_length)
-        return frozenset(max(1, round(num_steps * k / self.measurements)) for k in range(1, self.measurements + 1))
-
-
-class TrialSpec(TrainingSpec):
-    """The light retraining of every candidate; the paper's 400 steps of 1152 x 4096 tokens by default."""
-
-    tokens: Count = Field(
-        default=1_887_436_800, gt=0, description="a number of tokens, at least 1, completed to whole steps"
-    )
-
-
-class PromotionSpec(TrainingSpec):
-    """The full distillation of the winners; the paper's 94 billion tokens by default."""
-
-    tokens: Count = Field(
-        default=94_000_000_000, gt=0, description="a number of tokens, at least 1, completed to whole steps"
-    )
-    winners: Count = Field(default=1, ge=0, description="how many candidates are promoted, 0 for none")
 
 
 class ResourcesSpec(Border):

@@ -7,7 +7,8 @@ from nas.border import Border
 from nas.cost import CostModel
 from nas.families import family_named
 from nas.families.parameter import HIDDEN
-from nas.spec import HardwareSpec, TrainingSpec
+from nas.spec import HardwareSpec
+from nas.training_spec import TrainingSpec
 
 STUDENT_BYTES = 16
 """Of each of its parameters: float32 weight, gradient, and AdamW's two moments."""

@@ -35,6 +35,7 @@ from nas.compression.teacher import LiveTeacher
 from nas.compression.train import Progress
 from nas.compression.training_state import keep_newest
 from nas.compression.weight_files import open_tensors
+from nas.data_spec import DataSpec
 from nas.errors import CheckpointError, DataError, TeacherError
 from nas.hub import config_folder, weights_folder
 from nas.jobs import (
@@ -57,7 +58,7 @@ from nas.jobs import (
 )
 from nas.latency import write_table
 from nas.model_folder import ModelFolder, inspect_config_folder, inspect_model_folder
-from nas.spec import DataSpec, ResourcesSpec
+from nas.spec import ResourcesSpec
 from workers.attempt import KEPT, AttemptFolder
 from workers.importance_tasks import kept_for, run_calibrate, run_merge_scores, run_prune
 

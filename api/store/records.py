@@ -11,8 +11,9 @@ from nas.architecture import Architecture
 from nas.extension import Extension, segment_ends, trial_segments
 from nas.jobs import JobProgress, JobResult, JobSpec
 from nas.model_folder import StoredDtype
-from nas.spec import SearchSpec, TrialSpec
+from nas.spec import SearchSpec
 from nas.states import AttemptState, Intent, JobState, SearchState
+from nas.training_spec import TrialSpec
 
 _JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
 _JOB_RESULT: TypeAdapter[JobResult] = TypeAdapter(JobResult)

@@ -27,7 +27,7 @@ from nas.compression.teacher import logits_of
 from nas.compression.train import Progress as TrainingProgress
 from nas.compression.train import Run, train
 from nas.durable import write_text
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 
 VOCAB_SIZE = 4096
 SEQUENCE_LENGTH = 256

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from nas.data_spec import DataSpec
 from nas.durable import beside, write_text
 from nas.errors import CheckpointError
 from nas.model_folder import ModelFolder
-from nas.spec import DataSpec
 from nas.text import read_documents
 
 _DOCUMENTS_AT_ONCE = 256

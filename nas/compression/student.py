@@ -15,7 +15,7 @@ from nas.compression.losses import forward_kl_BT
 from nas.compression.teacher import LiveTeacher, logits_of
 from nas.compression.train import Objective, Progress, Run, train
 from nas.errors import TrainingDiverged
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from nas.compression.data import Batch, PackedTokens
 from nas.compression.training_state import capture, newest_state, restore, write_state
 from nas.errors import Interrupted, TrainingDiverged
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 
 Objective = Callable[[Batch], torch.Tensor]
 """batch -> loss summed over its tokens, float32, with a graph to the model's parameters"""

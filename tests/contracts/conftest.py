@@ -10,7 +10,7 @@ from nas.calibration import CalibrationSpec
 from nas.jobs import Calibrate, Calibrated, DataPrepared, JobSpec, PrepareData, Trial
 from nas.model_folder import inspect_model_folder
 from nas.pool import Assignment, Resources
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 from tests.conftest import tiny_spec
 from workers.attempt import AttemptFolder
 from workers.ray_pool import RayPool

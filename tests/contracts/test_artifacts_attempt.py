@@ -10,7 +10,7 @@ from nas.calibration import CalibrationSpec
 from nas.jobs import Calibrate, Calibrated, DataPrepared, JobSpec, Measurement, Trained, Trial
 from nas.model_folder import inspect_model_folder
 from nas.pool import Assignment, Failure, Resources, Update
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 from tests.conftest import tiny_spec
 from tests.contracts.conftest import prepare_data
 from tests.contracts.test_worker_pool import wait_for_outcome

@@ -12,8 +12,8 @@ from api.services.submission import enumerate_spec
 from nas.architecture import AXES
 from nas.cost import cost
 from nas.families import family_named
-from nas.spec import TrialSpec
 from nas.spec_file import read_spec
+from nas.training_spec import TrialSpec
 from nas.views import EnumerationView
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

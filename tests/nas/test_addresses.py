@@ -8,7 +8,7 @@ import pytest
 from nas.addresses import Artifact, attempt_folder, attempt_folder_of, is_url, mapped
 from nas.border import Border
 from nas.jobs import Calibrated, Continuation, DataFiles, DataPrepared, Exported, MergeScores, Trial
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 from tests.nas.shapes import small_llama
 from tests.nas.test_jobs import RESOURCES
 

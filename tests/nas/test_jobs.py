@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from nas.calibration import CalibrationSpec
+from nas.data_spec import DataSpec
 from nas.errors import IllegalMove
 from nas.jobs import (
     Calibrate,
@@ -29,8 +30,9 @@ from nas.jobs import (
     Trial,
 )
 from nas.pool import Assignment, Failure, Resources, Update, resources_of
-from nas.spec import DataSpec, ResourcesSpec, TrainingSpec
+from nas.spec import ResourcesSpec
 from nas.states import LEGAL_MOVES, JobState, check_move
+from nas.training_spec import TrainingSpec
 from tests.nas.shapes import small_llama
 
 FILES = DataFiles(train_file="t.bin", validation_file="v.bin", sequence_length=32, validation_sequences=4)

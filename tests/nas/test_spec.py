@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nas.calibration import CalibrationSpec
-from nas.spec import DataSpec, PromotionSpec, TrainingSpec, TrialSpec
+from nas.data_spec import DataSpec
+from nas.training_spec import PromotionSpec, TrainingSpec, TrialSpec
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from nas.architecture import Architecture
 from nas.families import FAMILIES
-from nas.spec import HardwareSpec, TrainingSpec, TrialSpec
+from nas.spec import HardwareSpec
 from nas.training_cost import activation_bytes_per_token, training_cost
+from nas.training_spec import TrainingSpec, TrialSpec
 from tests.nas.families.small import ALL, built, parsed
 from tests.nas.shapes import LLAMA_8B, small_llama
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from nas.data_spec import DataSpec
 from nas.jobs import Measurement, PrepareData
 from nas.pool import Assignment, Resources
-from nas.spec import DataSpec
 from workers.attempt import AttemptFolder
 
 

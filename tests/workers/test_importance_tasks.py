@@ -37,7 +37,8 @@ from nas.jobs import (
 )
 from nas.model_folder import ModelFolder, inspect_model_folder
 from nas.pool import Assignment, Resources
-from nas.spec import ResourcesSpec, TrainingSpec
+from nas.spec import ResourcesSpec
+from nas.training_spec import TrainingSpec
 from tests.conftest import tiny_spec
 from tests.nas.families.small import ALL
 from tests.workers.test_every_family import smaller, teacher_of

@@ -15,8 +15,8 @@ from nas.compression.data import (
     validation_documents,
     write_token_file,
 )
+from nas.data_spec import DataSpec
 from nas.errors import CheckpointError
-from nas.spec import DataSpec
 
 DOCUMENTS = ["def f(x):\n    return x\n", "", "class A:\n    pass\n", "x = 'ä'\n" * 30]
 

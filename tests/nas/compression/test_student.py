@@ -14,7 +14,7 @@ from nas.compression.student import Distillation
 from nas.compression.teacher import LiveTeacher, logits_of
 from nas.errors import TrainingDiverged
 from nas.model_folder import inspect_model_folder
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 
 CPU = torch.device("cpu")
 SPEC = TrainingSpec(tokens=4 * 16, batch_size=4, peak_learning_rate=1e-2, warmup_steps=0, clip_norm=1e9, measurements=1)

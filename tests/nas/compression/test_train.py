@@ -12,7 +12,7 @@ from nas.compression.data import Batch, PackedTokens, write_token_file
 from nas.compression.losses import cross_entropy_BT
 from nas.compression.train import Run, learning_rate, train
 from nas.errors import Interrupted, TrainingDiverged
-from nas.spec import TrainingSpec
+from nas.training_spec import TrainingSpec
 
 SPEC = TrainingSpec(
     tokens=8 * 4 * 10, batch_size=4, peak_learning_rate=1e-2, warmup_steps=2, measurements=3, checkpoint_seconds=0
