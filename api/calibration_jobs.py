@@ -24,6 +24,17 @@ def calibration_tokens(spec: SearchSpec) -> int:
     return spec.calibration.samples * spec.data.sequence_length
 
 
+def search_tokens(spec: SearchSpec, trial_tokens: int | None = None) -> int:
+    """Of the training text, for a whole search whose trials see so many; left out, as many as its spec says.
+
+    A promotion goes on after the trial's tokens, so it sees new text for as long as there is any.
+    """
+    length = spec.data.sequence_length
+    trial = spec.trial.actual_tokens(length) if trial_tokens is None else trial_tokens
+    promotion = spec.promotion.actual_tokens(length) if spec.promotion.winners else 0
+    return max(trial + promotion, calibration_tokens(spec))
+
+
 def calibrate_jobs(
     spec: SearchSpec, teacher: Architecture, data: DataPrepared, depths: Sequence[int]
 ) -> list[Calibrate]:

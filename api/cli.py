@@ -16,6 +16,7 @@ from api import (
     importance_command,
     latency_command,
     lifecycle_commands,
+    prepare_data_command,
     prune_command,
     retention_command,
     service_commands,
@@ -198,6 +199,7 @@ def _add_local(commands: Commands) -> None:
     enumerate_.add_argument("--offset", type=_count, default=0, help="how many to pass over (default: %(default)s)")
     enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
     _add_latency(commands)
+    _add_prepare_data(commands)
     _add_importance(commands)
     _add_prune(commands)
 
@@ -225,6 +227,16 @@ def _add_latency(commands: Commands) -> None:
     )
     latency.add_argument("--ray-address", metavar="ADDRESS", help="time them on this Ray cluster, as host:port or auto")
     latency.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
+def _add_prepare_data(commands: Commands) -> None:
+    does = "tokenise a spec's text as a search would, and say what comes of it"
+    prepare = _command(commands, "prepare-data", prepare_data_command.prepare_data, does)
+    prepare.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    prepare.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="keep it here, for data.prepared (default: nothing is kept)"
+    )
+    prepare.add_argument("--json", action="store_true", help="print what came of every source as JSON")
 
 
 def _add_importance(commands: Commands) -> None:

@@ -60,7 +60,7 @@ class SearchDisplay:
         """One bar: of the tokens of all retraining, or of what comes before it."""
         status = Table.grid(padding=(0, 2))
         done, total, unit = view.tokens_done, view.tokens_total, "tokens"
-        early = [job for job in view.jobs if job.kind in ("prepare_data", "calibrate", "merge_scores")]
+        early = [job for job in view.jobs if job.kind in words.EARLY]
         if early:
             told = [job.progress for job in early if job.progress is not None]
             if not told:
@@ -69,7 +69,7 @@ class SearchDisplay:
         spent = ProgressBar(total=total, completed=done, width=24)
         left = "" if early else self._left(view)
         status.add_row(_phase(view), spent, f"{words.tokens(done)} of {words.tokens(total)} {unit}", left)
-        return status
+        return Group(status, Text(_telemetry(view), style="dim")) if _telemetry(view) else status
 
     def _left(self, view: SearchView) -> str:
         goes_on = view.state is SearchState.RUNNING and view.intent is Intent.RUN
@@ -89,8 +89,8 @@ class SearchDisplay:
         for line in news:
             if line not in self._said:
                 self._said.add(line)
-                left = self._left(view)
-                self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {line}  {left}".rstrip()), soft_wrap=True)
+                told = "  ".join(each for each in (line, self._left(view), _telemetry(view)) if each)
+                self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {told}"), soft_wrap=True)
 
 
 class _Pace:
@@ -283,6 +283,11 @@ def _phase(view: SearchView) -> str:
         return outlook(view)
     kinds = [job.kind for job in view.jobs if job.state is JobState.RUNNING] or [job.kind for job in view.jobs]
     return words.PHASES[kinds[0]] if kinds else "starting"
+
+
+def _telemetry(view: SearchView) -> str:
+    """Of all that is retrained now."""
+    return words.telemetry([job.progress for job in view.jobs if job.state is JobState.RUNNING and job.progress])
 
 
 def _number(value: int | None) -> str:

@@ -7,7 +7,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from api.calibration_jobs import calibrate_jobs, calibration_tokens, merge_job
+from api.answers import TeachersAnswers
+from api.calibration_jobs import calibrate_jobs, merge_job, search_tokens
 from api.groundwork import Groundwork
 from api.store.curves import SearchCurves
 from api.store.jobs import NewTrial
@@ -27,8 +28,8 @@ def advance(store: Store, search: SearchRecord, now: datetime) -> None:
     if not jobs:
         _add_prepare_data(store, search, now)
     elif data is not None and (groundwork := _calibrated(store, search, data, jobs, now)) is not None:
-        _follow_strategy(store, search, groundwork, now)
-        if not store.jobs.any_open(search.id, trials_only=True):
+        is_waiting = _follow_strategy(store, search, groundwork, jobs, now)
+        if not is_waiting and not store.jobs.any_open(search.id, trials_only=True):
             promote(store, search, groundwork, now)
     broken = store.jobs.first_broken(search.id)
     # What still runs is brought to its end: a promotion of another winner is worth as much as ever.
@@ -38,10 +39,7 @@ def advance(store: Store, search: SearchRecord, now: datetime) -> None:
 
 def _add_prepare_data(store: Store, search: SearchRecord, now: datetime) -> None:
     spec = search.spec
-    length = spec.data.sequence_length
-    # A promotion goes on after the trial's tokens, so it sees new text for as long as there is any.
-    tokens = search.trial_ends[-1] + (spec.promotion.actual_tokens(length) if spec.promotion.winners else 0)
-    tokens = max(tokens, calibration_tokens(spec))
+    tokens = search_tokens(spec, search.trial_ends[-1])
     store.jobs.add(search.id, PrepareData(teacher=spec.teacher, data=spec.data, training_tokens=tokens), now)
 
 
@@ -74,10 +72,15 @@ def _calibrated(
 # --- retraining ---------------------------------------------------------------------------------------------
 
 
-def _follow_strategy(store: Store, search: SearchRecord, groundwork: Groundwork, now: datetime) -> None:
-    """Asks the strategy when all that it has asked for is there, and when there are trials that it never spoke of."""
+def _follow_strategy(
+    store: Store, search: SearchRecord, groundwork: Groundwork, others: Sequence[JobRecord], now: datetime
+) -> bool:
+    """Asks the strategy when all that it has asked for is there, and when there are trials that it never spoke of.
+
+    Returns whether any trial waits for the teacher's answers; `others` are the search's jobs but trials.
+    """
     if store.jobs.any_open(search.id, trials_only=True) and not store.decisions.num_silent(search.id):
-        return
+        return False
     candidates = store.candidates.of_search(search.id)
     curves = store.curves.of_search(search.id)
     jobs: dict[int, list[JobRecord]] = {trial.id: [] for candidate in candidates for trial in candidate.trials}
@@ -87,6 +90,7 @@ def _follow_strategy(store: Store, search: SearchRecord, groundwork: Groundwork,
     candidate_ids = {trial.id: candidate.id for candidate in candidates for trial in candidate.trials}
     store.decisions.add(search.id, decisions, candidate_ids, now)
     told, added = store.decisions.told_tokens(jobs), []
+    answers, is_waiting = TeachersAnswers(store, search, groundwork, others, now), False
     for candidate in candidates:
         for trial in candidate.trials:
             curve = curves.of_trial.get(trial.id, ())
@@ -94,8 +98,14 @@ def _follow_strategy(store: Store, search: SearchRecord, groundwork: Groundwork,
             has_ended_well = all(job.state is JobState.SUCCEEDED for job in jobs[trial.id])
             if has_ended_well and told[trial.id] > tokens:
                 segment, spec = _next(search, groundwork, candidate, trial, jobs[trial.id], tokens, told[trial.id])
-                added.append(NewTrial(trial.id, candidate.id, segment, spec))
+                if not answers.is_live:
+                    spec = spec.model_copy(update={"answers": answers.of(trial.seed, segment)})
+                if answers.is_live or spec.answers is not None:
+                    added.append(NewTrial(trial.id, candidate.id, segment, spec))
+                else:
+                    is_waiting = True
     store.jobs.add_trials(search.id, added, now)
+    return is_waiting
 
 
 def _next(
@@ -120,6 +130,7 @@ def _next(
         architecture=candidate.architecture,
         data=groundwork.data.data,
         training=search.trial_segments[segment],
+        distillation=spec.distillation,
         until_tokens=min(told_tokens, ends[segment]) - begins,
         seed=trial.seed,
         resources=groundwork.resolved(spec.resources),

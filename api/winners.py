@@ -77,6 +77,7 @@ def _promotion(
         kept_layers=trained.kept_layers,
         data=groundwork.data.data,
         training=spec.promotion,
+        distillation=spec.distillation,
         first_sequence=tokens // spec.data.sequence_length,
         seed=spec.seed,
         resources=groundwork.resolved(spec.resources),

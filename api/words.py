@@ -1,8 +1,10 @@
 """Numbers and states as people read them, in the terminal and on the pages."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from nas.jobs import JobProgress
 from nas.ranking import Standing
 from nas.states import Intent, JobState, PromotionState, SearchState, TrialState
 from nas.views import JobView, PromotionView, SearchView
@@ -11,10 +13,14 @@ PHASES = {
     "prepare_data": "tokenising the text",
     "calibrate": "ranking layers, heads, neurons and channels",
     "merge_scores": "adding up the shards' scores",
+    "cache_teacher": "asking the teacher once for all candidates",
     "trial": "retraining candidates",
     "promotion": "distilling the winner",
     "export": "exporting",
 }
+EARLY = ("prepare_data", "calibrate", "merge_scores", "cache_teacher")
+"""The jobs that come before any token of retraining."""
+
 TRIALS = {
     TrialState.SUCCEEDED: "retrained",
     TrialState.RUNNING: "running",
@@ -104,6 +110,25 @@ def trial(row: Standing, job: JobView | None) -> str:
     if row.state is TrialState.RUNNING and progress is not None and progress.unit == "tokens":
         return f"running {percent(progress.done, progress.total)}"
     return TRIALS[row.state]
+
+
+def telemetry(told: Sequence[JobProgress]) -> str:
+    """How retraining goes, of several jobs together: `12,300 tokens/s, 1.32 TFLOP/s, 2.10 GB, 1 % waiting for text`.
+
+    The share of waiting is the largest of any.
+    """
+    told = [each for each in told if each.unit == "tokens" and each.per_second > 0]
+    if not told:
+        return ""
+    parts = [f"{sum(each.per_second for each in told):,.0f} tokens/s"]
+    if flops := sum(each.flops_per_second or 0 for each in told):
+        parts.append(size(flops, "FLOP/s"))
+    if memory := sum(each.memory_bytes or 0 for each in told):
+        parts.append(size(memory, "B"))
+    waits = [each.data_wait for each in told if each.data_wait is not None]
+    if waits:
+        parts.append(f"{percent(max(waits), 1)} waiting for text")
+    return ", ".join(parts)
 
 
 def waiting(job: JobView) -> str | None:

@@ -32,12 +32,12 @@ from nas.compression.checkpoint import build_model, load_model
 from nas.compression.choose import Kept, choose
 from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.evaluate import evaluate
+from nas.compression.head import SplitModel
 from nas.compression.importance import Origin, Plan, Source, Statistics, calibrate
 from nas.compression.importance.listening import Recording
 from nas.compression.importance.questions import Question
 from nas.compression.importance.rounds import choose_in_rounds
 from nas.compression.prune import cut
-from nas.compression.teacher import LiveTeacher
 from nas.model_folder import ModelFolder, inspect_model_folder
 
 ROOT = Path(__file__).parents[1]
@@ -161,7 +161,7 @@ class Bench:
         tensors = dict(cut(self.source.read, self.teacher.architecture, self.student, kept))
         model = build_model(self.teacher.family.config(self.teacher.config, self.student, kept.layers), tensors, CPU)
         losses = [
-            evaluate(LiveTeacher(model, torch.float32, CPU), each, micro_batch_size=32).loss
+            evaluate(SplitModel(model, torch.float32, CPU), each, micro_batch_size=32).loss
             for each in self.validation.values()
         ]
         return losses[0], losses[1]
@@ -206,7 +206,7 @@ def main() -> None:
             }
             for title, lines in SPECS.items()
         }
-        teacher = LiveTeacher(load_model(bench.teacher, CPU), torch.float32, CPU)
+        teacher = SplitModel(load_model(bench.teacher, CPU), torch.float32, CPU)
         whole = {name: evaluate(teacher, each, micro_batch_size=32).loss for name, each in bench.validation.items()}
     console.print(
         f"the demo teacher, {bench.teacher.architecture.label}, cut to {bench.student.label}, not retrained; loss in "

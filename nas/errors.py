@@ -98,17 +98,22 @@ class CheckpointError(TopiaryError):
 
 
 class TrainingDiverged(TopiaryError):
-    """A loss or a gradient is not finite; raised before the optimizer could step on it, or a measurement kept."""
+    """A loss or a gradient is not finite; raised before the optimizer could step on it, or a measurement kept.
 
-    def __init__(self, quantity: str, value: float, step: int, first_sequence: int) -> None:
+    `tries` is how often the run has tried to come further.
+    """
+
+    def __init__(self, quantity: str, value: float, step: int, first_sequence: int, tries: int = 1) -> None:
         self.quantity = quantity
         self.value = value
         self.step = step
         self.first_sequence = first_sequence
-        super().__init__(quantity, value, step, first_sequence)
+        self.tries = tries
+        super().__init__(quantity, value, step, first_sequence, tries)
 
     def __str__(self) -> str:
-        return f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence})"
+        tried = f", tried {self.tries} times" if self.tries > 1 else ""
+        return f"{self.quantity} is {self.value} at step {self.step} (batch from sequence {self.first_sequence}){tried}"
 
 
 class Interrupted(TopiaryError):

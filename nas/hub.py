@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
-from nas.errors import ServiceError, SettingError, SpecError, TeacherError
+from nas.errors import DataError, ServiceError, SettingError, SpecError, TeacherError
 from nas.model_folder import (
     INDEX,
     WHOLE,
@@ -28,6 +28,7 @@ from nas.model_folder import (
 )
 
 ACCEPTED = "hf://ORG/NAME@COMMIT, with a commit of 40 hex digits"
+ACCEPTED_DATA_SET = "hf://datasets/ORG/NAME@COMMIT, with a commit of 40 hex digits"
 CONFIG_FILES = ("config.json", "tokenizer.json", INDEX)
 """What the shape of a teacher is read from."""
 
@@ -38,6 +39,7 @@ OTHER_FILES = (
 """What goes into an exported model besides."""
 
 _PREFIX = "hf://"
+_DATA_SETS = f"{_PREFIX}datasets/"
 _REPOSITORY = re.compile(r"(?=.{1,96}$)(?!.*(?:--|\.\.|\.git$))(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}", re.IGNORECASE)
 _IN_REACH = "a repository in reach, or one that the cache has already"
@@ -59,13 +61,22 @@ class Pinned:
 
 def pinned(teacher: str) -> Pinned | None:
     """What a spec's teacher names on the Hub; None for a path. Raises SpecError for `hf://` of another form."""
-    if not teacher.startswith(_PREFIX):
+    return _pinned("teacher", teacher, _PREFIX, ACCEPTED)
+
+
+def pinned_data_set(field: str, path: str) -> Pinned | None:
+    """What a path of a spec's data names on the Hub; None for another. Raises SpecError for `hf://` of another form."""
+    return _pinned(field, path, _DATA_SETS, ACCEPTED_DATA_SET)
+
+
+def _pinned(field: str, given: str, prefix: str, accepted: str) -> Pinned | None:
+    if not given.startswith(_PREFIX):
         return None
-    repository, _, revision = teacher.removeprefix(_PREFIX).partition("@")
-    if not _REPOSITORY.fullmatch(repository):
-        raise SpecError("teacher", teacher, "names no repository of the Hub", ACCEPTED)
+    repository, _, revision = given.removeprefix(prefix).partition("@")
+    if not (given.startswith(prefix) and _REPOSITORY.fullmatch(repository)):
+        raise SpecError(field, given, "names no repository of the Hub", accepted)
     if not _COMMIT.fullmatch(revision):
-        raise SpecError("teacher", teacher, "names no pinned revision", ACCEPTED)
+        raise SpecError(field, given, "names no pinned revision", accepted)
     return Pinned(repository, revision.lower())
 
 
@@ -117,6 +128,20 @@ def weights_folder(teacher: str) -> Path:
             return _fetch_weights(source)
     except _OutOfReach as error:
         raise ServiceError(f"{source} {error}") from error
+
+
+def check_data_set(field: str, source: Pinned) -> None:
+    """Raises DataError for a data set that is not there or may not be read, ServiceError for a Hub out of reach."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _explained(source):
+            HfApi().dataset_info(source.repository, revision=source.commit, timeout=_ANSWER_SECONDS)
+    except TeacherError as error:
+        accepted = ACCEPTED_DATA_SET if error.accepted == ACCEPTED else _READABLE.replace("teacher", "text")
+        raise DataError(field, f"{_DATA_SETS}{source.repository}@{source.commit}", error.problem, accepted) from error
+    except _OutOfReach as error:
+        raise ServiceError(f"{_DATA_SETS}{source.repository}@{source.commit} {error}") from error
 
 
 # --- looking --------------------------------------------------------------------------------------------------

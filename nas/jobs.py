@@ -14,13 +14,19 @@ from nas.border import Border, Number
 from nas.calibration import CalibrationSpec
 from nas.cost import Phase
 from nas.data_spec import DataSpec
+from nas.distillation_spec import DistillationSpec
 from nas.latency import BlockShape, TimedDtype
 from nas.spec import ResourcesSpec
+from nas.teacher_answers import CachedForm
+from nas.training_record import Rollback, TextSample
 from nas.training_spec import TrainingSpec
 
 
 class DataFiles(Border):
-    """Token files and how they are read."""
+    """Token files and how they are read.
+
+    `train_file` and `validation_file` are folders of sources; records of before there were several name one file each.
+    """
 
     train_file: TokenFile
     validation_file: TokenFile
@@ -105,12 +111,39 @@ class Continuation(Border):
     kept_layers: tuple[int, ...] = ()
 
 
+class CachedAnswers(Border):
+    """What a teacher has left of `num_sequences` from `first_sequence` on; see nas/teacher_answers.py."""
+
+    folder: Address
+    form: CachedForm
+    per_token: int
+    first_sequence: int
+    num_sequences: int
+
+
+class CacheTeacher(Border):
+    """Ask the teacher once about all that the trials of a seed will see, and about the validation text."""
+
+    kind: Literal["cache_teacher"] = "cache_teacher"
+    teacher: str
+    teacher_sha256: str
+    data: DataFiles
+    form: CachedForm
+    per_token: int
+    temperature: Number
+    first_sequence: int
+    num_sequences: int
+    micro_batch_size: int
+    seed: int
+    resources: ResourcesSpec
+
+
 class Trial(Border):
     """Cut a student out of the teacher and retrain it until it has seen `until_tokens`.
 
     The schedule always spans `training.tokens`: stopping earlier is a point on the same curve. An extension begins at
     `continues`, with a schedule of its own over `training.tokens` more; `until_tokens` counts from there, and
-    measurements go on counting.
+    measurements go on counting. With `answers` the teacher itself is not run.
     """
 
     kind: Literal["trial"] = "trial"
@@ -121,10 +154,12 @@ class Trial(Border):
     architecture: Architecture
     data: DataFiles
     training: TrainingSpec
+    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
     until_tokens: int
     seed: int
     resources: ResourcesSpec
     continues: Continuation | None = None
+    answers: CachedAnswers | None = None
 
 
 class Promotion(Border):
@@ -141,6 +176,7 @@ class Promotion(Border):
     kept_layers: tuple[int, ...] = ()
     data: DataFiles
     training: TrainingSpec
+    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
     first_sequence: int
     first_tokens: int = 0
     seed: int
@@ -181,17 +217,36 @@ class Latency(Border):
 
 
 JobSpec = Annotated[
-    PrepareData | Calibrate | MergeScores | Trial | Promotion | Export | Prune | Latency, Field(discriminator="kind")
+    PrepareData | Calibrate | MergeScores | CacheTeacher | Trial | Promotion | Export | Prune | Latency,
+    Field(discriminator="kind"),
 ]
 
 # --- what came of it ----------------------------------------------------------------------------------------
 
 
+class SourcePrepared(Border):
+    """What one source came to: whole documents, and how many of the validation sequences are its own.
+
+    `per_block` is how many of every 1,000 training sequences come from it.
+    """
+
+    name: str
+    per_block: int
+    documents: int
+    tokens: int
+    validation_documents: int
+    validation_tokens: int
+    validation_sequences: int
+
+
 class DataPrepared(Border):
+    """Tokens of all sources together, and of each; records of before there were several have no `sources`."""
+
     kind: Literal["prepare_data"] = "prepare_data"
     data: DataFiles
     training_tokens: int
     validation_tokens: int
+    sources: tuple[SourcePrepared, ...] = ()
 
 
 class Calibrated(Border):
@@ -217,10 +272,20 @@ class ScoresMerged(Border):
     importance_file: Address
 
 
+class TeacherCached(Border):
+    """`predicted_bytes` was said before the first was written."""
+
+    kind: Literal["cache_teacher"] = "cache_teacher"
+    answers: CachedAnswers
+    num_bytes: int
+    predicted_bytes: int
+
+
 class Trained(Border):
     """`weights` is a safetensors file in float32; `kept_layers` are the teacher's layers that it came from.
 
-    Records of before they were kept have none; there the layers of a model were all alike.
+    Records of before they were kept have none; there the layers of a model were all alike. `rollbacks` are those that
+    it took, whichever attempt's; `samples` are texts that teacher and student write on.
     """
 
     kind: Literal["trial", "promotion"]
@@ -228,6 +293,8 @@ class Trained(Border):
     kept_layers: tuple[int, ...] = ()
     tokens: int
     dtype: str
+    rollbacks: tuple[Rollback, ...] = ()
+    samples: tuple[TextSample, ...] = ()
 
 
 class Exported(Border):
@@ -261,7 +328,7 @@ class LatencyMeasured(Border):
 
 
 JobResult = Annotated[
-    DataPrepared | Calibrated | ScoresMerged | Trained | Exported | Pruned | LatencyMeasured,
+    DataPrepared | Calibrated | ScoresMerged | TeacherCached | Trained | Exported | Pruned | LatencyMeasured,
     Field(discriminator="kind"),
 ]
 
@@ -276,10 +343,19 @@ class Measurement(Border):
 
 
 class JobProgress(Border):
-    """How far a live attempt is; `done` of `total` in `unit`."""
+    """How far a live attempt is; `done` of `total` in `unit`.
+
+    Of retraining also: `flops_per_second` as achieved, what the backward pass computes again left out; `data_wait`, the
+    share of time in which it waited for text; `memory_bytes`, the most that was held so far, of a GPU in tensors, on a
+    CPU by the process; and `seconds_left` of the attempt.
+    """
 
     done: int
     total: int
     unit: str
     per_second: float = 0.0
     training_loss: float | None = None
+    flops_per_second: float | None = None
+    data_wait: float | None = None
+    memory_bytes: int | None = None
+    seconds_left: float | None = None

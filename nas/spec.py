@@ -9,6 +9,7 @@ from nas.budget import Budget
 from nas.calibration import CalibrationSpec
 from nas.cost import Dtype
 from nas.data_spec import DataSpec
+from nas.distillation_spec import DistillationSpec
 from nas.space import SearchSpace
 from nas.training_spec import PromotionSpec, TrainingSpec, TrialSpec
 
@@ -130,6 +131,9 @@ class SearchSpec(Border):
     )
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
+    distillation: DistillationSpec = Field(
+        default_factory=DistillationSpec, description="what trials and promotions are taught by: losses and their terms"
+    )
 
     @property
     def context(self) -> int:
@@ -143,6 +147,14 @@ class SearchSpec(Border):
         if data is not None and (tokens := training.actual_tokens(data.sequence_length)) > MOST_TOKENS:
             raise ValueError(f"comes to {tokens:.2e} tokens, more than {MOST_TOKENS:.0e}")
         return training
+
+    @field_validator("distillation")
+    @classmethod
+    def _kept_by_what_is_cached(cls, value: DistillationSpec, info: ValidationInfo) -> DistillationSpec:
+        trial = info.data.get("trial")
+        if trial is not None and trial.targets != "live" and (problem := value.not_cached()):
+            raise ValueError(f"{problem}, which needs trial.targets live")
+        return value
 
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one job gets")
     serving: ServingSpec = Field(

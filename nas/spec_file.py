@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from nas.data_spec import DataSpec
 from nas.errors import SpecError
-from nas.hub import pinned
+from nas.hub import pinned, pinned_data_set
 from nas.spec import SearchSpec
 
 _ACCEPTED = "a YAML or JSON file that holds one object with the fields " + ", ".join(SearchSpec.model_fields)
@@ -49,8 +50,7 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
         # Not Path.expanduser, which raises for a user that does not exist; such a path is then simply not there.
         return str(relative_to / os.path.expanduser(path))  # noqa: PTH111
 
-    validation = None if spec.data.validation is None else absolute(spec.data.validation)
-    data = spec.data.model_copy(update={"train": absolute(spec.data.train), "validation": validation})
+    data = _with_places(spec.data, absolute)
     teacher = absolute(spec.teacher) if pinned(spec.teacher) is None else spec.teacher
     budget, latency = spec.budget, spec.budget.latency
     if latency is not None:
@@ -60,6 +60,27 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     if calibration.questions is not None:
         calibration = calibration.model_copy(update={"questions": absolute(calibration.questions)})
     return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data, "calibration": calibration})
+
+
+def _with_places(data: DataSpec, absolute: Callable[[str], str]) -> DataSpec:
+    """The same with its paths made absolute; a data set on the Hub stays what it is."""
+
+    def place(field: str, path: str | None) -> str | None:
+        return path if path is None or pinned_data_set(field, path) is not None else absolute(path)
+
+    sources = data.sources and tuple(
+        source.model_copy(
+            update={
+                "name": source.default_name,
+                "path": place(f"data.sources.{number}.path", source.path),
+                "validation": place(f"data.sources.{number}.validation", source.validation),
+            }
+        )
+        for number, source in enumerate(data.sources)
+    )
+    places = {"train": place("data.train", data.train), "validation": place("data.validation", data.validation)}
+    prepared = data.prepared and absolute(data.prepared)
+    return data.model_copy(update={"sources": sources, "prepared": prepared, **places})
 
 
 def spec_error(errors: Sequence[ErrorDetails], model: type[BaseModel] = SearchSpec) -> SpecError:
@@ -100,10 +121,16 @@ def check_absolute(spec: SearchSpec) -> None:
     paths = {
         **teacher,
         **table,
-        "data.train": spec.data.train,
-        "data.validation": spec.data.validation,
+        "data.prepared": spec.data.prepared,
         "calibration.questions": spec.calibration.questions,
     }
+    for source in spec.data.all_sources:
+        for text in (source.training, source.validation):
+            try:
+                if text is not None and pinned_data_set(text.field, text.path) is None:
+                    paths[text.field] = text.path
+            except SpecError as error:
+                errors.append(error)
     relative = [(field, path) for field, path in paths.items() if path is not None and not path.startswith("/")]
     errors += [SpecError(field, path, "is not an absolute path", _ABSOLUTE) for field, path in relative]
     if errors:
@@ -155,9 +182,10 @@ def _model_at(whole: type[BaseModel], names: list[str]) -> type[BaseModel]:
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, or may hold."""
-    options = get_args(annotation) if not isinstance(annotation, type) else (annotation,)
-    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+    """The model that a field holds, or may hold, or holds several of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for option in get_args(annotation) if (model := _model_of(option)) is not None), None)
 
 
 def _description(whole: type[BaseModel], names: list[str]) -> str:

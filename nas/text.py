@@ -5,11 +5,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from nas.data_spec import Text
 from nas.errors import DataError
+from nas.hub import pinned_data_set
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-SUFFIXES = (".jsonl", ".txt")
-_ACCEPTED = "a .jsonl file (one JSON object per line), a .txt file (one document), or a folder of such files, in UTF-8"
+SUFFIXES = (".jsonl", ".txt", ".parquet")
+_ACCEPTED = (
+    "a .jsonl file (one JSON object per line), a .txt file (one document), a .parquet file (one row per document), a "
+    "folder of such files, in UTF-8, or hf://datasets/ORG/NAME@COMMIT"
+)
 
 
 def text_files(path: Path, *, field: str) -> list[Path]:
@@ -21,7 +26,7 @@ def text_files(path: Path, *, field: str) -> list[Path]:
             problem = f"cannot be looked through ({error.strerror}: {error.filename})"
             raise DataError(field, str(path), problem, _ACCEPTED) from error
         if not files:
-            raise DataError(field, str(path), "holds no .jsonl and no .txt file", _ACCEPTED)
+            raise DataError(field, str(path), "holds no .jsonl, .txt or .parquet file", _ACCEPTED)
         return files
     if not path.exists():
         raise DataError(field, str(path), "does not exist", _ACCEPTED)
@@ -32,18 +37,25 @@ def text_files(path: Path, *, field: str) -> list[Path]:
     return [path]
 
 
-def read_documents(path: Path, text_field: str, *, field: str) -> Iterator[str]:
-    """Every non-empty document under `path`, in a stable order.
+def read_file(file: Path, text: Text) -> Iterator[str]:
+    """Every non-empty document of one .jsonl or .txt file of a text. Raises DataError naming file and line."""
+    try:
+        yield from _read_jsonl(file, text) if file.suffix == ".jsonl" else _read_text(file)
+    except UnicodeDecodeError as error:
+        raise DataError(text.field, str(file), f"is not UTF-8 (byte {error.start})", _ACCEPTED) from error
+    except OSError as error:
+        raise DataError(text.field, str(file), f"cannot be read ({error.strerror})", _ACCEPTED) from error
 
-    `field` is the spec's name for the path, for the errors. Raises DataError naming file and line.
+
+def check_text(text: Text) -> None:
+    """Raises DataError for text that is not there, or whose first document cannot be read.
+
+    What stands in .parquet files and on the Hub is not looked at; SpecError for a data set of the Hub in another form.
     """
-    for file in text_files(path, field=field):
-        try:
-            yield from _read_jsonl(file, text_field, field) if file.suffix == ".jsonl" else _read_text(file)
-        except UnicodeDecodeError as error:
-            raise DataError(field, str(file), f"is not UTF-8 (byte {error.start})", _ACCEPTED) from error
-        except OSError as error:
-            raise DataError(field, str(file), f"cannot be read ({error.strerror})", _ACCEPTED) from error
+    if pinned_data_set(text.field, text.path) is None:
+        for file in text_files(Path(text.path), field=text.field):
+            if file.suffix != ".parquet" and next(read_file(file, text), None) is not None:
+                return
 
 
 def _read_text(file: Path) -> Iterator[str]:
@@ -51,13 +63,14 @@ def _read_text(file: Path) -> Iterator[str]:
         yield text
 
 
-def _read_jsonl(file: Path, text_field: str, field: str) -> Iterator[str]:
+def _read_jsonl(file: Path, source: Text) -> Iterator[str]:
+    text_field, field = source.text_field, source.field
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{file}, line {number}"
-            accepted = f'one JSON object per line with the text under "{text_field}" (data.text_field)'
+            accepted = f'one JSON object per line with the text under "{text_field}" ({source.key_field})'
             try:
                 record = json.loads(line.decode("utf-8"))
             except UnicodeDecodeError as error:

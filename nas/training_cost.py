@@ -21,8 +21,13 @@ COPY_BYTES = 2
 # what enters the products and, of every norm, its own; for each channel of queries, keys and values; for each output of
 # the MLP's first matrices; and, where scores are kept, for each pair of a head.
 _BYTES_PER_CHANNEL, _BYTES_PER_NORM, _BYTES_PER_HEAD_CHANNEL, _BYTES_PER_NEURON, _BYTES_PER_SCORE = 18, 6, 12, 4, 8
-_BYTES_PER_LOGIT = 30
-"""Per token and entry of the vocabulary: both models' logits, and the float32 steps from them to the loss and back."""
+_BYTES_PER_KEPT_CHANNEL = 4
+"""Of what enters a layer, which is all that is kept of one that is computed again."""
+_BYTES_PER_STATE, _BYTES_PER_LOGIT = 8, 20
+"""Of a channel behind the last layer: the state and its gradient, float32. Of an entry of the vocabulary: both models'
+logits, and the float32 steps from them to the loss and back."""
+_LOGITS_AT_ONCE = 2**26
+"""Head and loss are computed for as many tokens at once as keep one model's logits within 256 MiB of float32."""
 
 FREE_SHARE = 0.1
 """Of a device, for what an allocator loses."""
@@ -64,7 +69,8 @@ class Retraining:
         self._parameters, self._forward = costs.parameters("total"), costs.prefill_flops(sequence_length)
         self._hardware, self._sequence_length = hardware, sequence_length
         self._tokens = training.actual_tokens(sequence_length)
-        self._sequences_at_once = training.fitting_micro_batch(sequence_length, teacher.vocab_size)
+        self._tokens_at_once = sequence_length * training.fitting_micro_batch(sequence_length, teacher.vocab_size)
+        self._recomputed = training.gradient_checkpointing
         self._teacher_parameters = self._parameters.at(sizes_of(teacher))
         self._teacher_flops = self._sequences * self._forward.at(sizes_of(teacher))
 
@@ -93,8 +99,8 @@ class Retraining:
         """The fewest devices that hold a run, and the bytes that each then holds; all on one where no number does."""
         of_student = self._parameters.at(sizes_of(student)) * (STUDENT_BYTES + COPY_BYTES)
         spread = of_student + self._teacher_parameters * (TEACHER_BYTES + COPY_BYTES)
-        per_token = activation_bytes_per_token(student, self._sequence_length) + _BYTES_PER_LOGIT * student.vocab_size
-        each = self._sequences_at_once * self._sequence_length * per_token
+        per_token = activation_bytes_per_token(student, self._sequence_length, recomputed=self._recomputed)
+        each = self._tokens_at_once * per_token + head_bytes(student, self._tokens_at_once)
         room = self._hardware.memory_bytes * (1 - FREE_SHARE) - each
         if room <= 0:
             return None, spread + each
@@ -113,8 +119,28 @@ def training_cost(
     return Retraining(teacher, training, hardware, sequence_length).cost(student)
 
 
-def activation_bytes_per_token(student: Architecture, sequence_length: int) -> int:
-    """What a forward pass with bfloat16 products keeps of each token for the backward pass, without the head's part."""
+def flops_per_token(student: Architecture, teacher: Architecture | None, sequence_length: int) -> float:
+    """Of a training step: forward and backward pass of the student, and the forward pass of a teacher that is live.
+
+    What gradient checkpointing computes again is not counted.
+    """
+    flops = 3 * CostModel(student).prefill_flops(sequence_length).at(sizes_of(student))
+    if teacher is not None:
+        flops += CostModel(teacher).prefill_flops(sequence_length).at(sizes_of(teacher))
+    return flops / sequence_length
+
+
+def head_bytes(student: Architecture, num_tokens: int) -> int:
+    """What head and loss hold of so many tokens, computed chunk by chunk."""
+    logits = min(num_tokens * student.vocab_size, _LOGITS_AT_ONCE)
+    return _BYTES_PER_STATE * num_tokens * student.hidden_size + _BYTES_PER_LOGIT * logits
+
+
+def activation_bytes_per_token(student: Architecture, sequence_length: int, *, recomputed: bool = False) -> int:
+    """What a forward pass with bfloat16 products keeps of each token for the backward pass, without the head's part.
+
+    With layers that are `recomputed`, it is all of one layer, and what enters each.
+    """
     family = family_named(student.family)
     per_token = student.num_experts_per_tok or 1
     of_layer = [each for each in family.parameters if each.in_layer and each.present(student)]
@@ -130,4 +156,7 @@ def activation_bytes_per_token(student: Architecture, sequence_length: int) -> i
     # Products of all experts at once stay float32, whatever the others are computed in.
     of_neuron = _BYTES_PER_NEURON * (2 if student.num_experts else 1)
     mlp = per_token * (channels + of_neuron * neurons)
-    return student.num_hidden_layers * (mlp + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_SCORE * scores)
+    layer = mlp + _BYTES_PER_HEAD_CHANNEL * heads + _BYTES_PER_SCORE * scores
+    if recomputed:
+        return layer + student.num_hidden_layers * _BYTES_PER_KEPT_CHANNEL * student.hidden_size
+    return student.num_hidden_layers * layer

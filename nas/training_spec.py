@@ -1,15 +1,26 @@
 """How students are retrained, briefly in trials and in full as winners."""
 
 from math import ceil
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from nas.border import Border, Count, Number
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's rates and batch; it prints no warm-up, so the follow-up's serves.
+    "paper": {},
+    # What the follow-up prints of Llama-3.1-Minitron-4B; batch and warm-up are those of `paper`.
+    "follow-up": {"peak_learning_rate": 1e-4, "min_learning_rate": 1e-5},
+}
 
 
 class TrainingSpec(Border):
     """How a student is retrained with AdamW, a linear warm-up and a cosine over the whole budget."""
 
+    preset: Literal["paper", "follow-up"] = Field(
+        default="paper", description="paper, or follow-up, whose rates fall from 1e-4 to 1e-5"
+    )
     tokens: Count = Field(gt=0, description="a number of tokens, at least 1, completed to whole steps")
     batch_size: Count = Field(default=1152, gt=0, description="sequences per optimizer step, at least 1")
     micro_batch_size: Count | None = Field(
@@ -33,6 +44,28 @@ class TrainingSpec(Border):
     checkpoint_seconds: Number = Field(
         default=600, ge=0, description="seconds between checkpoints, 0 for every step; each measurement saves one too"
     )
+    checkpoints_kept: Count = Field(
+        default=2, gt=0, description="how many of the newest checkpoints are kept, at least 1"
+    )
+    rollbacks: Count = Field(
+        default=2,
+        ge=0,
+        description="how often a step whose loss or gradient is not finite is come to again from the newest "
+        "checkpoint, at least 0",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="false; or true: layers are computed again in the backward pass, not kept"
+    )
+    text_samples: Count = Field(
+        default=3, ge=0, le=100, description="how many sample texts teacher and student write at the end, 0 to 100"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_the_preset(cls, given: Any) -> Any:
+        """What the preset says of the fields that are left out; an unknown preset is refused with its own field."""
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
 
     def fitting_micro_batch(self, sequence_length: int, vocab_size: int) -> int:
         """Sequences per forward pass: as given, or as many as keep one tensor of float32 logits within a gigabyte."""
@@ -64,6 +97,14 @@ class TrialSpec(TrainingSpec):
 
     tokens: Count = Field(
         default=1_887_436_800, gt=0, description="a number of tokens, at least 1, completed to whole steps"
+    )
+    targets: Literal["live", "sampled", "top_k"] = Field(
+        default="live",
+        description="live: the teacher runs beside every trial; or it runs once for all of them, and what it says is "
+        "kept as sampled entries of the vocabulary, or, for comparison, as the top_k",
+    )
+    targets_per_token: Count = Field(
+        default=50, gt=0, le=255, description="how many entries are sampled, or are the top_k, of each token, 1 to 255"
     )
 
 

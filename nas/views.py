@@ -15,6 +15,7 @@ from nas.ranking import CurvePoint, Standing
 from nas.spec import SpendingSpec
 from nas.states import AttemptState, Intent, JobState, PromotionState, SearchState, TrialState
 from nas.training_cost import TrainingCost
+from nas.training_record import Rollback, TextSample
 
 # --- before anything is spent -------------------------------------------------------------------------------
 
@@ -201,12 +202,42 @@ class TrialView(Border):
     curve: tuple[CurvePoint, ...]
 
 
+class RetrainingView(Border):
+    """A trial or promotion that has ended, or a part of it that an extension added.
+
+    `rollbacks` are where it went back to a checkpoint, `samples` what teacher and student write at its end.
+    """
+
+    job_id: int
+    kind: Literal["trial", "promotion"]
+    rollbacks: tuple[Rollback, ...]
+    samples: tuple[TextSample, ...]
+
+
+class SourcePoint(Border):
+    """The loss on one source, in nats per token, after `tokens` tokens: the mean over the trials measured there."""
+
+    tokens: int
+    loss: float
+    num_seeds: int = 1
+
+
+class SourceCurve(Border):
+    """A candidate's loss on the validation sequences of one of several sources, while its trials and promotion ran."""
+
+    name: str
+    validation_sequences: int
+    trial: tuple[SourcePoint, ...]
+    promotion: tuple[SourcePoint, ...]
+
+
 class CandidateDetails(Border):
     """All that is on record of one candidate: its row, its curves, and every attempt at its jobs.
 
     `cost` is not known of searches that were begun before the teacher's dtype was kept. `kept_layers` are the teacher's
     layers that it came from, None until its trial has ended, or where they were not kept on record. `curve` is the mean
-    of its `trials`' curves, one for each seed.
+    of its `trials`' curves, one for each seed. `retrainings` are those that have ended, the newest last. `sources` are
+    empty where the text is one source.
     """
 
     search: str
@@ -216,8 +247,10 @@ class CandidateDetails(Border):
     kept_layers: tuple[int, ...] | None = None
     curve: tuple[CurvePoint, ...]
     trials: tuple[TrialView, ...]
+    sources: tuple[SourceCurve, ...] = ()
     promotion: PromotionView | None
     attempts: tuple[AttemptView, ...]
+    retrainings: tuple[RetrainingView, ...] = ()
 
 
 class Checkpoint(Border):

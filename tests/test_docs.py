@@ -1,6 +1,7 @@
 """The documents hold: all settings, commands, requests and errors are described, and every link leads somewhere."""
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -35,10 +36,13 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
     """Dotted name and definition of every field that holds a value, not further fields."""
     for name, field in model.model_fields.items():
         held = model_of(field.annotation)
+        several = next((each for each in map(model_of, get_args(field.annotation)) if each is not None), None)
         if held is None or issubclass(held, Sizes):
             yield f"{prefix}{name}", field
-        else:
+        if held is not None and not issubclass(held, Sizes):
             yield from fields_of(held, f"{prefix}{name}.")
+        elif held is None and several is not None:  # A list of them.
+            yield from fields_of(several, f"{prefix}{name}.")
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
@@ -73,7 +77,9 @@ def shows(cell: str, field: FieldInfo) -> bool:
     value = cell.strip("`")
     if isinstance(field.default, bool):
         return value == str(field.default).lower()
-    return value == field.default if isinstance(field.default, str) else float(value) == field.default
+    if isinstance(field.default, str):
+        return value == field.default
+    return bool(json.loads(value.replace("_", "")) == json.loads(json.dumps(field.default)))
 
 
 def links_of(page: Path) -> list[str]:

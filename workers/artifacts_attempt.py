@@ -18,7 +18,7 @@ from nas.pool import Assignment, Failure
 from workers import artifacts
 from workers.artifacts_manifest import MANIFEST, digest_of, write_manifest
 from workers.artifacts_scratch import OwnFolder, local_copy
-from workers.attempt import KEPT, AttemptFolder, fetch_records, outcome_name
+from workers.attempt import KEPT, TRAIN, AttemptFolder, fetch_records, outcome_name
 
 _NOT_MIRRORED = ("heartbeat", "progress.json", "result.json", "failure.json", MANIFEST)
 _COMMIT = "state.json"
@@ -134,6 +134,10 @@ def _fetch_earlier(folders: tuple[str, ...], into: Path) -> tuple[str, ...]:
         names = artifacts.files(folder)
         if KEPT in names:
             artifacts.get(f"{folder}/{KEPT}", place / KEPT)
+        for name in names:
+            if name.startswith(f"{TRAIN}/"):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                artifacts.get(f"{folder}/{name}", place / name)
         steps = [name.split("/")[1] for name in names if name.startswith("checkpoints/") and name.endswith(_COMMIT)]
         checkpoints += [(step, folder) for step in steps]
     for step, folder in sorted(checkpoints, reverse=True):

@@ -5,7 +5,8 @@ heartbeat                 the worker's process id; touched every second by a thr
 log.txt                   what the worker printed
 progress.json             how far it is, replaced again and again
 measurements/000000.json  the curve, numbered, never changed
-checkpoints/              of a run, the newest two;  kept.safetensors  what of the teacher its student keeps
+train/  validation/       of preparing the data, the token files of each source
+checkpoints/              of a run, the newest;  kept.safetensors  what of the teacher its student keeps
 artifacts.json            of a result, what each file that it names must be
 result.json | failure.json  how it ended, exactly one, written once
 
@@ -34,6 +35,7 @@ _PROGRESS_SECONDS = 0.5
 _FULL_SECONDS = 1.0
 
 KEPT = "kept.safetensors"
+TRAIN, VALIDATION = "train", "validation"
 
 
 class AttemptFolder:

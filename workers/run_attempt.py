@@ -5,12 +5,15 @@ it.
 """
 
 import contextlib
+import gc
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from nas.durable import is_full
 from nas.errors import Interrupted, UserError
+from nas.jobs import JobResult
 from nas.pool import Assignment, Failure
 from workers.artifacts_attempt import local_artifacts
 from workers.attempt import AttemptFolder
@@ -29,12 +32,8 @@ def run(attempt: AttemptFolder) -> None:
     """Does what the assignment says and writes its outcome; raises only where that cannot be written."""
     attempt.start_heartbeat()
     try:
-        # Imported here: torch takes seconds, and even an import that fails is an outcome to report.
-        from transformers.utils import logging
-
-        from workers.tasks import run_job
-
-        logging.disable_progress_bar()
+        # Loaded here: torch takes seconds, and even an import that fails is an outcome to report.
+        run_job = _load()
         attempt.end_if_told()
         with local_artifacts(attempt):
             attempt.finish(run_job(attempt))
@@ -47,6 +46,24 @@ def run(attempt: AttemptFolder) -> None:
             traceback.print_exc()
         # A full disk is not of the job's making.
         attempt.finish(Failure(reason=f"{type(error).__name__}: {error}", lost=is_full(error)))
+
+
+def _load() -> Callable[[AttemptFolder], JobResult]:
+    """Loads torch and what does the jobs; returns the latter.
+
+    All of it stays to the end of the process. Looking for garbage in it, again and again while it is loaded and once
+    more at the end, would take a fifth of the time of a short job.
+    """
+    gc.disable()
+    try:
+        from transformers.utils import logging
+
+        from workers.tasks import run_job
+    finally:
+        gc.enable()
+    gc.freeze()
+    logging.disable_progress_bar()
+    return run_job
 
 
 def main(folder: Path) -> None:

@@ -165,8 +165,9 @@ def _doing(view: SearchView) -> list[str]:
     told = []
     for job in view.jobs:
         if job.state is JobState.RUNNING and job.kind != "trial":
-            far = "" if job.progress is None else f", {words.percent(job.progress.done, job.progress.total)}"
-            told.append(words.PHASES[job.kind] + far)
+            far = [words.percent(job.progress.done, job.progress.total)] if job.progress else []
+            pace = [words.telemetry([job.progress])] if job.progress else []
+            told.append(", ".join(each for each in (words.PHASES[job.kind], *far, *pace) if each))
         elif job.candidate_id is None and (why := words.waiting(job)):
             told.append(f"{words.PHASES[job.kind]} waits: {why}")
     return told
@@ -242,6 +243,7 @@ def _environment() -> Environment:
         "percent": _unbroken(words.percent),
         "segment": lambda text: quote(text, safe=""),
         "size": _unbroken(words.size),
+        "telemetry": lambda progress: words.telemetry([progress]),
         "tokens": _unbroken(words.tokens),
     }
     environment.filters.update(filters)

@@ -19,7 +19,7 @@ class Row:
     """`position` counts rows from the top; `is_level`: as far as the furthest, so that its loss compares with theirs.
 
     `move` is how many places better (or, negative, worse) it stands among these than right after pruning. `remark`
-    says why its trial failed, or why it waits.
+    says why its trial failed, or why it waits, `pace` how fast one that runs is.
     """
 
     standing: Standing
@@ -29,6 +29,7 @@ class Row:
     glyph: Markup
     sparkline: Markup
     trial: str
+    pace: str
     remark: str | None
 
     @property
@@ -62,6 +63,7 @@ def rows(view: SearchView, curves: Curves | None) -> list[Row]:
             glyph=glyph(row.architecture, view.teacher),
             sparkline=sparkline(points[row.candidate_id], scale, colour_of.get(row.candidate_id)),
             trial=words.trial(row, jobs.get(row.candidate_id)),
+            pace=_pace(row, jobs.get(row.candidate_id)),
             remark=_remark(row, jobs.get(row.candidate_id)),
         )
         for position, row in enumerate(view.leaderboard)
@@ -86,6 +88,12 @@ def _points(row: Standing, curves: Curves | None) -> list[tuple[int, float]]:
         return [(point.tokens, point.loss) for point in curves.get(row.candidate_id, ())]
     ends = [(0, row.loss_after_pruning)] if row.tokens else []
     return [(tokens, loss) for tokens, loss in [*ends, (row.tokens, row.loss)] if loss is not None]
+
+
+def _pace(row: Standing, job: JobView | None) -> str:
+    if row.state is not TrialState.RUNNING or job is None or job.progress is None:
+        return ""
+    return words.telemetry([job.progress])
 
 
 def _remark(row: Standing, job: JobView | None) -> str | None:

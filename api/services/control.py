@@ -95,7 +95,8 @@ def check_text_is_there(store: Store, search: SearchRecord) -> None:
     for data in (result.data for result in prepared):
         folder, _, name = data.train_file.rpartition("/")
         there = files(folder) if folder else {}
-        if there and name not in there:  # Retention leaves the log.
+        # Retention leaves the log.
+        if there and not any(each == name or each.startswith(f"{name}/") for each in there):
             problem = "has ended, and its tokenised text was removed since"
             raise ConflictError("search", search.name, problem, "a clone of it, which tokenises the text anew")
 

@@ -13,13 +13,13 @@ from nas.architecture import Architecture
 from nas.calibration import check_protected
 from nas.cost import Cost, Served
 from nas.enumeration import Enumeration, enumerate_candidates
-from nas.errors import ConflictError, SpecError
+from nas.errors import ConflictError, DataError, SpecError
 from nas.hub import inspect_teacher
 from nas.model_folder import ModelFolder
 from nas.questions import question_records
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
-from nas.text import read_documents, text_files
+from nas.text import check_text
 from nas.training_cost import Retraining
 from nas.views import CandidateView, EnumerationView, LimitView, Removal
 
@@ -185,16 +185,30 @@ def _checked(spec: SearchSpec) -> EnumerationView:
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
     depths = {candidate.architecture.num_hidden_layers for candidate in found.candidates}
     check_protected(spec.calibration, found.teacher, depths)
+    _check_cached(spec, found.teacher.num_hidden_layers, depths)
     check_texts(spec)
     return found
 
 
+def _check_cached(spec: SearchSpec, teacher_layers: int, depths: set[int]) -> None:
+    """Raises SpecError where some candidates would be taught by hidden states, of which nothing is cached."""
+    deep = sorted(depth for depth in depths if spec.distillation.terms(teacher_layers, depth))
+    if spec.trial.targets != "live" and deep:
+        problem = (
+            f"is for logits alone, but candidates of {deep[0]} of {teacher_layers} layers learn hidden states too"
+        )
+        raise SpecError("trial.targets", spec.trial.targets, problem, "live, or distillation.hidden_states []")
+
+
 def check_texts(spec: SearchSpec) -> None:
     """Raises DataError for text that is not there, and for questions of which one is none; they are all read."""
-    for field, path in (("data.train", spec.data.train), ("data.validation", spec.data.validation)):
-        if path is not None:
-            text_files(Path(path), field=field)
-            next(read_documents(Path(path), spec.data.text_field, field=field), None)
+    for source in spec.data.all_sources:
+        for text in (source.training, source.validation):
+            if text is not None:
+                check_text(text)
+    if spec.data.prepared is not None and not Path(spec.data.prepared).is_dir():
+        accepted = "a folder that topiary prepare-data made of just this data"
+        raise DataError("data.prepared", spec.data.prepared, "is no folder that is there", accepted)
     if spec.calibration.questions is not None:
         for _ in question_records(Path(spec.calibration.questions)):
             pass

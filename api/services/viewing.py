@@ -9,6 +9,7 @@ from api.scheduler import LEASE, LEASE_SECONDS
 from api.services.files import verified
 from api.services.outcome import promotions
 from api.services.progress import seconds_left, tokens_per_second, tokens_total
+from api.services.source_losses import source_curves
 from api.spending import spent, tokens_used
 from api.standing import standings, trial_state
 from api.store.curves import SearchCurves
@@ -29,6 +30,7 @@ from nas.views import (
     EventView,
     HealthView,
     JobView,
+    RetrainingView,
     SearchSummary,
     SearchView,
     TrialView,
@@ -106,8 +108,10 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     trial_ids = [trial.id for trial in found.trials]
     attempts = store.attempts.of_candidate(trial_ids)
-    of_trial = [job.result for job in jobs if job.trial_id in trial_ids]
-    kept = [result.kept_layers for result in of_trial if isinstance(result, Trained) and result.kept_layers]
+    promotion = next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None)
+    own = [job for job in jobs if job.trial_id in trial_ids or (promotion and job.promotion_id == promotion.id)]
+    retrained = [(job, job.result) for job in own]
+    kept = [result.kept_layers for _, result in retrained if isinstance(result, Trained) and result.kept_layers]
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
         search=name,
@@ -126,8 +130,14 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
             )
             for trial in found.trials
         ),
-        promotion=next((each for each in promotions(session, name) if each.candidate_id == candidate_id), None),
+        sources=source_curves(store, jobs, trial_ids, () if promotion is None else (promotion.id,)),
+        promotion=promotion,
         attempts=tuple(_attempt_view(attempt) for attempt in attempts),
+        retrainings=tuple(
+            RetrainingView(job_id=job.id, kind=result.kind, rollbacks=result.rollbacks, samples=result.samples)
+            for job, result in retrained
+            if isinstance(result, Trained)
+        ),
     )
 
 

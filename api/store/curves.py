@@ -1,12 +1,14 @@
 """Measurements: the points of every curve, written once and never changed."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 
 import numpy as np
-from sqlalchemy import func, insert, select, union_all
+from numpy.typing import NDArray
+from sqlalchemy import func, insert, or_, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -80,6 +82,17 @@ class Curves:
             furthest = select(func.max(MeasurementRow.tokens).label("tokens")).where(run.in_(mine)).group_by(run)
             total += self._session.scalar(select(func.sum(furthest.subquery().c.tokens))) or 0
         return int(total)
+
+    def sequence_losses(
+        self, *, trial_ids: Sequence[int] = (), promotion_ids: Sequence[int] = ()
+    ) -> list[tuple[int, NDArray[np.float32]]]:
+        """The losses of every validation sequence at every measurement of these runs, with its tokens, by tokens."""
+        mine = or_(MeasurementRow.trial_id.in_(trial_ids), MeasurementRow.promotion_id.in_(promotion_ids))
+        statement = select(MeasurementRow.tokens, SequenceLossesRow.losses).join(
+            SequenceLossesRow, SequenceLossesRow.measurement_id == MeasurementRow.id
+        )
+        rows = self._session.execute(statement.where(mine).order_by(MeasurementRow.tokens))
+        return [(tokens, np.frombuffer(losses, dtype="<f4")) for tokens, losses in rows]
 
     def of_search(self, search_id: int) -> SearchCurves:
         of_trial: dict[int, list[CurvePoint]] = defaultdict(list)

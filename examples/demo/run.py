@@ -38,7 +38,7 @@ def main() -> int:
     into = arguments.into or RUNS / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     print(f"Searching for a compact model with half of the demo teacher's parameters; artifacts in {into}")
     print(f"`scripts/demo --into {into}` goes on with it if it is interrupted", flush=True)
-    write_corpus(Path(spec.data.train), Path(spec.data.validation or ""))
+    write_corpus(Path(spec.data.train or ""), Path(spec.data.validation or ""))
     with service(into, arguments.port) as client:
         print(f"Watch it at {client.url}/searches/{spec.name}", flush=True)
         client.submit(spec)

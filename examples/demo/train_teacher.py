@@ -19,11 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.demo.corpus import Module, modules, versions
 from examples.demo.trigram import trigram_loss
+from nas.compression.chunked_loss import chunked_loss
 from nas.compression.data import Batch, PackedTokens, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import evaluate
-from nas.compression.losses import cross_entropy_BT
-from nas.compression.teacher import logits_of
+from nas.compression.gradients import Terms
+from nas.compression.head import SplitModel
+from nas.compression.losses import language_modeling_with_gradient
 from nas.compression.train import Progress as TrainingProgress
 from nas.compression.train import Run, train
 from nas.durable import write_text
@@ -139,14 +141,18 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
     curve_file = work / "curve.json"
     curve: dict[str, float] = json.loads(curve_file.read_text()) if curve_file.exists() else {}
 
-    def logits(inputs_BT: torch.Tensor) -> torch.Tensor:
-        return logits_of(model, inputs_BT, dtype, device)
+    split = SplitModel(model, dtype, device)
 
-    def objective(batch: Batch) -> torch.Tensor:
-        return cross_entropy_BT(logits(batch.inputs_BT), batch.targets_BT).sum()
+    def objective(batch: Batch) -> Terms:
+        labels_N, states_ND = batch.targets_BT.flatten(), split.states(batch.inputs_BT).flatten(0, 1)
+        return Terms(
+            chunked_loss(
+                states_ND, split.head, lambda logits, rows: language_modeling_with_gradient(logits, labels_N[rows])
+            )
+        )
 
     def measure(tokens: int) -> None:
-        curve[str(tokens)] = evaluate(logits, sample).loss
+        curve[str(tokens)] = evaluate(split, sample).loss
         write_text(curve_file, json.dumps(curve, indent=2))
         print(f"{time.strftime('%H:%M:%S')}  {tokens:>11,} tokens  validation {curve[str(tokens)]:.4f}", flush=True)
 
@@ -173,7 +179,8 @@ def judge(work: Path, model: LlamaForCausalLM) -> dict[str, Any]:
         if tokens > SEQUENCE_LENGTH:
             packed = PackedTokens(work / f"validation-{package}.bin", SEQUENCE_LENGTH)
             everything = packed.first(packed.num_sequences)
-            losses[package] = (evaluate(lambda ids: stored(ids).logits, everything).loss, everything.targets_BT.numel())
+            split = SplitModel(stored, torch.float32, torch.device("cpu"))
+            losses[package] = (evaluate(split, everything).loss, everything.targets_BT.numel())
     total = sum(tokens for _, tokens in losses.values())
     manifests = [json.loads((work / f"{name}.json").read_text()) for name in ("train", "validation")]
     training, validation = (

@@ -1,6 +1,8 @@
-"""What a device has free, and how many layers of a model that holds."""
+"""What a device has free and what was used of it, and how many layers of a model it holds."""
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -43,6 +45,19 @@ def free_bytes(device: torch.device) -> int:
     except OSError:
         pass  # Not on this system: what was found before is as near as one comes.
     return min(found)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that this process has held: of a GPU, in tensors; on a CPU, in the machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        # What getrusage says begins, on Linux, with what the program held that started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
 
 
 def _bytes_in_passing(architecture: Architecture, batch_size: int, context: int, *, eager: bool) -> int:

@@ -1,28 +1,88 @@
-"""The teacher's targets: today always live, computed again for every batch."""
+"""The teacher's part in a student's loss, computed live for every batch; teacher_cache.py has the other way.
+
+B sequences, T tokens, N tokens of any sequences, V vocabulary entries.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
-from nas.compression.device import computing_in
+from nas.compression.data import Batch
+from nas.compression.head import SplitModel
+from nas.compression.hidden_states import Heard, listening
+from nas.compression.losses import (
+    LOGITS_LOSSES,
+    LogitsLoss,
+    LossAndGradient,
+    among_top_k,
+    forward_kl,
+    forward_kl_with_gradient,
+    with_gradient,
+)
+from nas.distillation_spec import DistillationSpec, HiddenTerm
+
+TokenLosses = Callable[[torch.Tensor, slice], LossAndGradient]
+"""(a chunk's logits_NV of the student, float32; which tokens they are of) -> losses_N, and their gradient_NV"""
+
+Divergences = Callable[[torch.Tensor, slice], torch.Tensor]
+"""The same of KL(teacher || student) at temperature 1 over the whole vocabulary, without a gradient: (N,)"""
 
 
-class LiveTeacher:
-    """Logits of a frozen model, computed when asked for, without a graph."""
+class Teacher(Protocol):
+    """What a student learns from: losses on logits, hidden states, and, for the record, how far it still is."""
 
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-        self._model = model.requires_grad_(False)
-        self._dtype = dtype
-        self._device = device
+    def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
+        """For the tokens of a training batch, flattened: the losses on logits, and the hidden states asked for."""
+
+    def divergences(self, batch: Batch) -> Divergences:
+        """For the tokens of validation sequences, flattened."""
+
+
+class LiveTeacher(Teacher):
+    """A frozen model that is run for every batch. Its logits are made chunk by chunk, as the student's are."""
+
+    def __init__(self, model: SplitModel, spec: DistillationSpec | None = None) -> None:
+        model.model.requires_grad_(False)
+        self.model = model.model
+        self._model = model
+        self._head = model.head.prepared()
+        self._spec = spec or DistillationSpec()
 
     @torch.no_grad()
-    def __call__(self, inputs_BT: torch.Tensor) -> torch.Tensor:
-        """inputs_BT -> logits_BTV"""
-        return logits_of(self._model, inputs_BT, self._dtype, self._device)
+    def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
+        if self._spec.logits == "none" and not listen_to:
+            return _nothing, {}
+        with listening(self._model, listen_to) as heard:
+            states_ND = self._model.states(batch.inputs_BT).flatten(0, 1)
+        losses = logits_losses(self._spec)
+        if losses is None:
+            return _nothing, heard
+        return lambda student_NV, rows: losses(student_NV, self._head.logits(states_ND[rows])), heard
+
+    @torch.no_grad()
+    def divergences(self, batch: Batch) -> Divergences:
+        states_ND = self._model.states(batch.inputs_BT).flatten(0, 1)
+        return lambda student_NV, rows: forward_kl(student_NV, self._head.logits(states_ND[rows]))
 
 
-def logits_of(
-    model: torch.nn.Module, inputs_BT: torch.Tensor, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """logits_BTV of a model, its products computed in `dtype`."""
-    with computing_in(dtype, device):
-        logits_BTV: torch.Tensor = model(inputs_BT, use_cache=False).logits
-        return logits_BTV
+def logits_losses(spec: DistillationSpec) -> Callable[[torch.Tensor, torch.Tensor], LossAndGradient] | None:
+    """(student_NV, teacher_NV) -> the spec's losses on logits with their gradient; None where it has none."""
+    if spec.logits == "none":
+        return None
+    if spec.logits == "forward_kl" and spec.top_k is None and spec.temperature == 1.0:
+        return forward_kl_with_gradient
+    loss: LogitsLoss = LOGITS_LOSSES[spec.logits]
+    if spec.top_k is not None:
+        loss = among_top_k(loss, spec.top_k)
+    temperature = spec.temperature
+
+    def at_temperature(student_NV: torch.Tensor, teacher_NV: torch.Tensor) -> LossAndGradient:
+        losses_N, gradient_NV = with_gradient(loss, student_NV / temperature, teacher_NV / temperature)
+        return losses_N, gradient_NV.div_(temperature)
+
+    return at_temperature
+
+
+def _nothing(student_NV: torch.Tensor, rows: slice) -> LossAndGradient:
+    return student_NV.new_zeros(len(student_NV)), torch.zeros_like(student_NV)

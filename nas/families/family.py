@@ -56,6 +56,8 @@ class Family:
     """A model family: its parameters with named axes, where to listen, and how its config is read.
 
     Without `fused_attention`, PyTorch's own cannot be used, and training keeps the scores of all pairs of tokens.
+    `logit_divisor` and `logit_softcap` are the config's keys of what the head's products are divided by, and of what
+    they are then bent to stay below, where a config has that.
     `prefix` is what a checkpoint may leave out before all names, `renamed` maps names of old checkpoints to the
     table's, and `ignored` are endings of names that old checkpoints carry and transformers does not read.
     """
@@ -66,6 +68,8 @@ class Family:
     rules: ConfigRules = field(default_factory=ConfigRules)
     constraints: tuple[Constraint, ...] = ()
     fused_attention: bool = True
+    logit_divisor: str | None = None
+    logit_softcap: str | None = None
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ GEMMA2 = Family(
     fused_attention=False,  # It caps scores.
     parameters=(_EMBEDDING, *_NORMS, *attention(bias="attention_bias"), *gated_mlp(), _FINAL_NORM, HEAD),
     taps=_TAPS,
+    logit_softcap="final_logit_softcapping",
     rules=ConfigRules(
         defaults=_DEFAULTS,
         per_layer=(PerLayer("layer_types", pattern=Periodic(2, last=FULL, others=SLIDING)),),
@@ -58,6 +59,7 @@ GEMMA3_TEXT = Family(
         HEAD,
     ),
     taps=_TAPS,
+    logit_softcap="final_logit_softcapping",
     rules=ConfigRules(
         defaults=_DEFAULTS,
         per_layer=(

@@ -15,4 +15,5 @@ GRANITE = Family(
         HEAD,
     ),
     taps=taps(),
+    logit_divisor="logits_scaling",
 )

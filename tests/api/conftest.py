@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -56,11 +58,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def new_sqlite(folder: Path) -> str:
     """The URL of a migrated, empty SQLite database in a folder."""
-    url = f"sqlite:///{folder / 'topiary.db'}"
-    database = Database(url)
-    database.migrate()
-    database.close()
-    return url
+    (folder / "topiary.db").write_bytes(_migrated())
+    return f"sqlite:///{folder / 'topiary.db'}"
+
+
+@cache
+def _migrated() -> bytes:
+    """Of an SQLite database: the migrations take as long as many a test, so they run once for all."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "topiary.db"
+        database = Database(f"sqlite:///{file}")
+        database.migrate()
+        database.close()
+        return file.read_bytes()
 
 
 @pytest.fixture

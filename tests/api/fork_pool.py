@@ -10,7 +10,7 @@ from workers.attempt import AttemptFolder, make_folder
 from workers.run_attempt import run
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["workers.tasks"])
+_FORKS.set_forkserver_preload(["workers.tasks", "transformers.models.llama.modeling_llama"])
 
 
 class ForkPool:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 
 from nas.jobs import (
+    CachedAnswers,
+    CacheTeacher,
     Calibrate,
     Calibrated,
     DataFiles,
@@ -15,12 +17,17 @@ from nas.jobs import (
     PrepareData,
     Promotion,
     ScoresMerged,
+    TeacherCached,
     Trained,
     Trial,
 )
 from nas.pool import Assignment, Failure, Resources, Update
+from nas.training_record import TextSample
 
 Outcome = Callable[[Assignment], Update]
+
+SAMPLE = TextSample(prompt="def f(", teacher="x):", student="self):")
+"""What every trial and promotion ends with."""
 
 
 class InstantPool:
@@ -100,9 +107,20 @@ def succeed(assignment: Assignment) -> Update:
             )
         case MergeScores(scores_files=files_of_shards):
             result = ScoresMerged(scores_file="+".join(files_of_shards), importance_file="i")
+        case CacheTeacher() as ask:
+            answers = CachedAnswers(
+                folder=f"{assignment.folder}/answers",
+                form=ask.form,
+                per_token=ask.per_token,
+                first_sequence=ask.first_sequence,
+                num_sequences=ask.num_sequences,
+            )
+            result = TeacherCached(answers=answers, num_bytes=99, predicted_bytes=100)
         case Trial() | Promotion() as spec:
             run = spec.until_tokens if isinstance(spec, Trial) else spec.training.actual_tokens(32)
-            result = Trained(kind=spec.kind, weights=f"{assignment.folder}/w", tokens=run, dtype="float32")
+            result = Trained(
+                kind=spec.kind, weights=f"{assignment.folder}/w", tokens=run, dtype="float32", samples=(SAMPLE,)
+            )
             size = spec.architecture.hidden_size * spec.architecture.num_hidden_layers
             first = _tokens_before(spec)
             end = 5 + (size + spec.seed) / 1000 - first / 10_000

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,6 +96,26 @@ def wait_for(look: Callable[[], Found | None], seconds: float = 120) -> Found:
 def worker_of(attempt_folder: Path) -> int:
     """The process id of an attempt's worker, as its heartbeat says."""
     return int((attempt_folder / "heartbeat").read_text())
+
+
+def slowly(process_id: int, act: Callable[[], object], until: Callable[[], bool], seconds: float = 60) -> None:
+    """Does something while a process is stopped, and lets that go on at a tenth of its speed until something is so.
+
+    So what is asked while it works reaches it while it works, however short the work and however slow the machine.
+    """
+    deadline = time.monotonic() + seconds
+    with suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGSTOP)
+        act()
+        while not until():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not in {seconds} s")
+            os.kill(process_id, signal.SIGCONT)
+            time.sleep(0.02)
+            os.kill(process_id, signal.SIGSTOP)
+            time.sleep(0.2)
+        os.kill(process_id, signal.SIGCONT)
+    wait_for(lambda: until() or None, seconds)
 
 
 def kill(process_id: int) -> None:

@@ -12,6 +12,7 @@ from api.app import Server, create_app
 from api.scheduler import Scheduler
 from api.settings import Settings
 from api.store.database import Database
+from tests.api.conftest import new_sqlite
 from tests.api.instant_pool import InstantPool, Outcome, succeed
 
 
@@ -20,8 +21,10 @@ class Service:
 
     def __init__(self, folder: Path, outcome: Outcome = succeed, database_url: str = "") -> None:
         self.settings = Settings(runs_folder=folder, database_url=database_url)
+        if not database_url:
+            folder.mkdir(parents=True, exist_ok=True)
+            new_sqlite(folder)
         self.database = Database(self.settings.database)
-        self.database.migrate()
         self.scheduler = Scheduler(self.database, InstantPool(outcome), folder)
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"

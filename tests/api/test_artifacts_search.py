@@ -14,6 +14,7 @@ from nas.errors import CheckpointError, StoreError
 from nas.jobs import Trial
 from nas.pool import Assignment
 from nas.spec import SearchSpec
+from tests.api.conftest import new_sqlite
 from tests.api.fork_pool import ForkPool
 from tests.api.service import wait_for
 from tests.api.test_service import assert_same
@@ -26,8 +27,7 @@ def searched(
 ) -> tuple[Database, list[Assignment]]:
     """The search at its end, and what was handed out for it. The first trial's first worker was killed."""
     root = f"{store}/search-{os.getpid()}"
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('search') / 'topiary.db'}")
-    database.migrate()
+    database = Database(new_sqlite(tmp_path_factory.mktemp("search")))
     submit(database, whole, utc_now())
     pool = ForkPool()
     scheduler = Scheduler(database, pool, root)

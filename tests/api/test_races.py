@@ -26,6 +26,7 @@ from nas.pool import Failure
 from nas.spec import SearchSpec
 from nas.states import JobState, SearchState
 from nas.views import EventKind, SearchView
+from tests.api.conftest import new_sqlite
 from tests.api.instant_pool import InstantPool, succeed
 from tests.api.shared_cluster import ClusterPool, SharedCluster
 from tests.conftest import tiny_spec
@@ -34,7 +35,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=LEASE_SECONDS + 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def spec(teacher_folder: Path, text_file: Path) -> SearchSpec:
     return tiny_spec(teacher_folder, text_file)
 
@@ -68,9 +69,10 @@ def check(database: Database) -> None:
     assert open_attempts == [(each.job_id, each.number) for each in live]
 
 
-def undisturbed(tmp_path: Path, spec: SearchSpec) -> SearchView:
-    database = Database(f"sqlite:///{tmp_path / 'undisturbed.db'}")
-    database.migrate()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, spec: SearchSpec) -> SearchView:
+    """The search at its end, by one scheduler that nothing breaks into."""
+    database = Database(new_sqlite(tmp_path_factory.mktemp("undisturbed")))
     submit(database, spec, NOW)
     turns = Scheduler(database, InstantPool(succeed), Path("/run"), clock=lambda: NOW)
     while turns.step():
@@ -88,7 +90,9 @@ def results(seen: SearchView) -> list[tuple[object, ...]]:
     ]
 
 
-def test_four_schedulers_act_as_one(database: Database, database_url: str, spec: SearchSpec, tmp_path: Path) -> None:
+def test_four_schedulers_act_as_one(
+    database: Database, database_url: str, spec: SearchSpec, undisturbed: SearchView
+) -> None:
     """Each on connections of its own; after a few steps it dies without a word, and another comes in its place."""
     submit(database, spec, NOW)
     cluster = SharedCluster(succeed, num_cpus=1)
@@ -117,7 +121,7 @@ def test_four_schedulers_act_as_one(database: Database, database_url: str, spec:
     check(database)
     seen = look(database)
     assert seen.state is SearchState.FINISHED
-    assert results(seen) == results(undisturbed(tmp_path, spec))
+    assert results(seen) == results(undisturbed)
     assert len(holders) > 2, "the lease changed hands"
 
 
@@ -158,7 +162,13 @@ MOMENTS = ["between poll and transaction", "within the transaction", "between co
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("action", [*ACTIONS, "another scheduler, the lease run out"])
 def test_a_step_that_something_breaks_into(
-    database: Database, database_url: str, spec: SearchSpec, tmp_path: Path, action: str, moment: str, step: int
+    database: Database,
+    database_url: str,
+    spec: SearchSpec,
+    undisturbed: SearchView,
+    action: str,
+    moment: str,
+    step: int,
 ) -> None:
     """The interruption comes from another connection, in the middle of the given step."""
     submit(database, spec, NOW)
@@ -202,7 +212,7 @@ def test_a_step_that_something_breaks_into(
         assert action == "cancel"
         assert not cluster.running, "nothing goes on for a cancelled search"
     else:
-        assert results(seen) == results(undisturbed(tmp_path, spec))
+        assert results(seen) == results(undisturbed)
     other.close()
 
 

@@ -19,6 +19,7 @@ from nas.errors import FolderError, NotFoundError
 from nas.jobs import Export, PrepareData, Promotion, Trial
 from nas.pool import Assignment, Update
 from nas.states import SearchState
+from tests.api.conftest import new_sqlite
 from tests.api.instant_pool import InstantPool, Outcome, fail, succeed
 from tests.conftest import tiny_spec
 from workers import artifacts
@@ -37,8 +38,7 @@ def states_of(attempt: int) -> tuple[int, int]:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'topiary.db'}")
-    database.migrate()
+    database = Database(new_sqlite(tmp_path))
     yield database
     database.close()
 
@@ -75,7 +75,7 @@ class Runs:
         content = update.model_dump()
         folder = assignment.folder
         content["result"]["data"] |= {
-            "train_file": f"{folder}/train.bin",
+            "train_file": f"{folder}/train",  # The other as searches of before there were several sources left it.
             "validation_file": f"{folder}/validation.bin",
         }
         return Update.model_validate(content)
@@ -85,7 +85,7 @@ class Runs:
         files |= {"result.json" if update.result else "failure.json": 20, "log.txt.77.partial": 5}
         match assignment.spec:
             case PrepareData():
-                names = [f"{name}.{suffix}" for name in ("train", "validation") for suffix in ("bin", "json")]
+                names = ["train/sources.json", "train/text/00000.bin", "validation.bin", "validation.json"]
                 files |= dict.fromkeys(names, 1000)
             case Trial() | Promotion():
                 for step in states_of(assignment.attempt):
@@ -136,9 +136,8 @@ def test_of_a_finished_search_results_and_records_stay(runs: Runs) -> None:
     before = runs.left()
     removals = runs.planned()
     checkpoint = sum(CHECKPOINT.values())
-    tokens = {
-        f"000001/attempt-1/{name}": 1000 for name in ("train.bin", "train.json", "validation.bin", "validation.json")
-    }
+    sizes = {"train": 2000, "validation.bin": 1000, "validation.json": 1000}
+    tokens = {f"000001/attempt-1/{name}": size for name, size in sizes.items()}
     of_runs = {
         **{f"{run}/checkpoints/step-{step:09d}": checkpoint for run in RUNS for step in states_of(int(run[-1]))},
         **{f"{run}/kept.safetensors": 30 for run in RUNS},

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from api import words
+from nas.jobs import JobProgress
 
 
 def test_numbers_read_like_those_of_a_paper() -> None:
@@ -32,3 +33,14 @@ def test_numbers_read_like_those_of_a_paper() -> None:
 )  # fmt: skip
 def test_sizes_have_three_digits_and_a_prefix(value: float, shown: str) -> None:
     assert words.size(value, "B") == shown
+
+
+def test_telemetry_is_of_all_jobs_together() -> None:
+    told = JobProgress(
+        done=1, total=9, unit="tokens", per_second=1234.4, flops_per_second=2.5e12, data_wait=0.019, memory_bytes=10**9
+    )
+    old = JobProgress(done=1, total=9, unit="tokens", per_second=100.0)
+    assert words.telemetry([told]) == "1,234 tokens/s, 2.50 TFLOP/s, 1.00 GB, 1 % waiting for text"
+    assert words.telemetry([told, told]) == "2,469 tokens/s, 5.00 TFLOP/s, 2.00 GB, 1 % waiting for text"
+    assert words.telemetry([old]) == "100 tokens/s", "as records of before there was more have it"
+    assert words.telemetry([JobProgress(done=1, total=9, unit="samples", per_second=3.0)]) == ""

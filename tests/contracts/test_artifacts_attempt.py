@@ -125,7 +125,7 @@ def test_a_folder_that_is_not_empty_is_no_other_attempts(root: str, trial_there:
 
 @pytest.mark.parametrize(
     ("place", "file"),
-    [("path", "jobs/000001/attempt-1/train.bin"), ("store", "jobs/000002/attempt-1/scores.safetensors")],
+    [("path", "jobs/000001/attempt-1/train/train/00000.bin"), ("store", "jobs/000002/attempt-1/scores.safetensors")],
 )
 def test_no_job_starts_on_a_damaged_artifact(
     file: str, place: str, root: str, tmp_path: Path, teacher_folder: Path, text_file: Path
@@ -201,9 +201,10 @@ def test_a_worker_on_ray_leaves_everything_in_the_store(root: str, teacher_folde
     pool.submit(job)
     update = wait_for_outcome(pool)
     assert isinstance(update.result, DataPrepared), update.failure
-    assert update.result.data.train_file == f"{job.folder}/train.bin"
+    assert update.result.data.train_file == f"{job.folder}/train"
     names = artifacts.files(job.folder)
-    assert {"train.bin", "train.json", "log.txt", "artifacts.json", "result.json", "assignment.json"} <= set(names)
+    token_files = {"train/sources.json", "train/train/00000.bin", "train/train/manifest.json"}
+    assert {*token_files, "log.txt", "artifacts.json", "result.json", "assignment.json"} <= set(names)
     pool.release()
 
     successor = RayPool(None, "tests")

@@ -9,8 +9,10 @@ from tokenizers import Tokenizer
 
 from examples.demo.run import SPEC, write_corpus
 from nas.compression.checkpoint import load_model
-from nas.compression.data import PackedTokens, validation_documents, write_token_file
+from nas.compression.data import PackedTokens, write_token_file
+from nas.compression.documents import validation_documents
 from nas.compression.evaluate import evaluate
+from nas.compression.head import SplitModel
 from nas.model_folder import inspect_model_folder
 from nas.spec_file import read_spec
 
@@ -46,10 +48,11 @@ def test_it_reaches_about_its_recorded_loss_on_held_out_text(record: dict[str, o
     write_corpus(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
     data = read_spec(SPEC).data.model_copy(update={"validation": str(tmp_path / "validation.jsonl")})
     tokenizer = Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
-    write_token_file(tmp_path / "v.bin", validation_documents(data, set()), tokenizer, 0)
+    write_token_file(tmp_path / "v.bin", validation_documents(data.all_sources[0], 1, set()), tokenizer, 0)
     packed = PackedTokens(tmp_path / "v.bin", sequence_length=256)
     model = load_model(inspect_model_folder(TEACHER), torch.device("cpu"))
-    loss = evaluate(lambda ids: model(ids).logits, packed.first(packed.num_sequences)).loss
+    split = SplitModel(model, torch.float32, torch.device("cpu"))
+    loss = evaluate(split, packed.first(packed.num_sequences)).loss
     # The demo's text is the beginnings of a part of the modules, which is why it is not the same figure.
     assert abs(loss - float(str(record["validation_loss"]))) < 0.3
     assert loss < float(str(record["trigram_loss"])) - 0.3

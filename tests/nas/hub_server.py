@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_PATH = re.compile(r"(?:/api/models)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)")
+_PATH = re.compile(r"(?:/api/models|/api/datasets|/datasets)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Hub:
     def of_files(self, ending: str) -> list[Asked]:
         return [each for each in self.asked if "/resolve/" in each.path and each.path.endswith(ending)]
 
-    def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str, authorization: str | None, recursive: bool = True) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body, as the Hub would have them."""
         if self.failing is not None:
             return self.failing, {}, b""
@@ -57,8 +57,11 @@ class Hub:
             return status, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b""
         if commit != COMMIT:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        if what == "tree" and not (self.repositories[name] / rest).is_dir():
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
         if what != "resolve":
-            return 200, {"Content-Type": "application/json"}, json.dumps(self._listed(name, what)).encode()
+            listed = self._revision(name) if what == "revision" else self._tree(name, rest, recursive)
+            return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
         if name in self.gated:
             return 403, {"X-Error-Code": "GatedRepo"}, b""
         if not (self.repositories[name] / rest).is_file():
@@ -66,13 +69,18 @@ class Hub:
         content = (self.repositories[name] / rest).read_bytes()
         return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content
 
-    def _listed(self, name: str, what: str) -> object:
+    def _revision(self, name: str) -> object:
         folder = self.repositories[name]
-        files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-        if what == "revision":
-            return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": str(file.relative_to(folder))} for file in files]}
+
+    def _tree(self, name: str, below: str, recursive: bool) -> object:
+        folder = self.repositories[name]
+        found = sorted((folder / below).rglob("*") if recursive else (folder / below).iterdir())
         return [
-            {"type": "file", "path": path, "size": file.stat().st_size, "oid": path} for path, file in files.items()
+            {"type": "file" if each.is_file() else "directory", "path": path, "size": each.stat().st_size, "oid": path}
+            for each in found
+            if (path := str(each.relative_to(folder)))
         ]
 
 
@@ -92,8 +100,8 @@ def serving() -> Iterator[Hub]:
 
         def _answer(self) -> None:
             authorization, wanted = self.headers.get("Authorization"), self.headers.get("Range")
-            path = urlsplit(self.path).path
-            status, headers, body = hub.answer(path, authorization)
+            path, query = urlsplit(self.path).path, urlsplit(self.path).query.lower()
+            status, headers, body = hub.answer(path, authorization, "recursive=true" in query)
             if wanted is not None and status == 200:
                 first, _, last = wanted.removeprefix("bytes=").partition("-")
                 end = min(int(last or len(body)), len(body) - 1)

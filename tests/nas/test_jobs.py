@@ -32,6 +32,7 @@ from nas.jobs import (
 from nas.pool import Assignment, Failure, Resources, Update, resources_of
 from nas.spec import ResourcesSpec
 from nas.states import LEGAL_MOVES, JobState, check_move
+from nas.training_record import Rollback, TextSample
 from nas.training_spec import TrainingSpec
 from tests.nas.shapes import small_llama
 
@@ -103,7 +104,14 @@ RESULTS: list[JobResult] = [
     Calibrated(scores_file="s", samples=8, loss=None, dtype="float32", teacher_sha256="d"),
     ScoresMerged(scores_file="s", importance_file="i"),
     Trained(kind="trial", weights="w", kept_layers=(0, 2), tokens=640, dtype="float32"),
-    Trained(kind="promotion", weights="w", tokens=1280, dtype="bfloat16"),
+    Trained(
+        kind="promotion",
+        weights="w",
+        tokens=1280,
+        dtype="bfloat16",
+        rollbacks=(Rollback(step=5, first_sequence=20, quantity="the training loss", value="-inf", to_step=3),),
+        samples=(TextSample(prompt="import", teacher=" os", student=" re"),),
+    ),
     Exported(folder="f", parameters=5, loss=2.25),
     Pruned(folder="f", importance_file="i", parameters=5, loss=2.25, kept_layers=(0, 2)),
 ]
@@ -151,7 +159,8 @@ def test_a_job_result_survives_json_as_its_own_kind(result: JobResult) -> None:
 @pytest.mark.parametrize("kind", ["training", "", None])
 def test_an_unknown_kind_of_job_is_refused(kind: str | None) -> None:
     adapter: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
-    with pytest.raises(ValidationError, match="'prepare_data', 'calibrate', 'merge_scores', 'trial', 'promotion'"):
+    kinds = "'prepare_data', 'calibrate', 'merge_scores', 'cache_teacher', 'trial', 'promotion'"
+    with pytest.raises(ValidationError, match=kinds):
         adapter.validate_python({**TRIAL.model_dump(), "kind": kind})
 
 

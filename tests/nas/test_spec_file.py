@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.data_spec import TEXTS
 from nas.errors import SpecError
 from nas.spec import SearchSpec
 from nas.spec_file import check_absolute, parse_spec, read_spec
@@ -26,8 +27,8 @@ FULL: dict[str, Any] = {
 }
 MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
 TOP_LEVEL = (
-    "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, resources, serving, hardware, "
-    "seed, max_failures, max_losses, backoff_seconds, spending"
+    "name, teacher, budget, space, sample_size, data, calibration, trial, promotion, distillation, resources, serving, "
+    "hardware, seed, max_failures, max_losses, backoff_seconds, spending"
 )
 SIZES = (
     "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "
@@ -172,7 +173,7 @@ MISSING = [
     ),
     ("budget", "how large and costly a candidate may be: parameters, ranges, memory, flops, latency"),
     ("data", "train, and optionally validation and how to read them"),
-    ("data.train", "a .jsonl or .txt file, or a folder of them"),
+    ("data.train", TEXTS),
 ]
 
 
@@ -203,6 +204,56 @@ def test_a_table_of_latencies_counts_from_the_file_too() -> None:
     assert latency.table == "/specs/times.json"
 
 
+TWO: list[dict[str, Any]] = [{"path": "a/Some Text.jsonl"}, {"path": f"hf://datasets/org/text@{'0' * 40}", "weight": 2}]
+
+
+def with_sources(*changes: dict[str, Any]) -> dict[str, Any]:
+    """MINIMAL with two sources in place of train, each with its changes."""
+    sources = [{**given, **change} for given, change in zip(TWO, (*changes, {}, {}), strict=False)]
+    return {**deepcopy(MINIMAL), "data": {"sources": sources}}
+
+
+def test_sources_have_names_and_places_of_their_own() -> None:
+    spec = parse(with_sources({"validation": "held.txt"}, {"config": "en", "text_field": "body"}))
+    first, second = spec.data.all_sources
+    assert (first.name, first.training.path, first.weight) == ("some-text", "/specs/a/Some Text.jsonl", 1)
+    assert first.validation is not None
+    assert (first.validation.field, first.validation.path) == ("data.sources.0.validation", "/specs/held.txt")
+    assert (second.name, second.training.path, second.weight) == ("text", TWO[1]["path"], 2)
+    assert (second.training.config, second.training.split, second.training.text_field) == ("en", "train", "body")
+    assert second.validation is None
+    assert parse(json.loads(spec.model_dump_json())) == spec
+    assert [each.name for each in parse(MINIMAL).data.all_sources] == ["train"]
+
+
+SOURCES = [
+    (with_sources({"path": 5}), "data.sources.0.path: 5 should be a valid string; accepted: a .jsonl, .txt"),
+    (with_sources({}, {"weight": 0}), "data.sources.1.weight: 0 should be greater than 0; accepted: its share of the"),
+    (with_sources({}, {"wait": 1}), "data.sources.1.wait: 1 is not a field of a spec; accepted: an object with"),
+    (with_sources({"name": "a/b"}), "data.sources.0.name: a/b should match pattern"),
+    (with_("data.sources", ["/x"]), "data.sources.0: /x is not an object; accepted: in place of train, 1 to 100 texts"),
+    (with_("data.sources", TWO), "data.train: /x is given besides data.sources; accepted: a .jsonl, .txt or .parquet"),
+    ({**MINIMAL, "data": {"sources": [*TWO, TWO[0]]}}, "has two texts with the name some-text; accepted: in place of"),
+    ({**MINIMAL, "data": {"sources": []}}, "data.sources: [] "),
+    ({**MINIMAL, "data": {"sources": TWO, "validation": "v"}}, "data.validation: v is given besides data.sources"),
+    ({**MINIMAL, "data": {"sources": TWO, "validation_sequences": 1}}, "1 is fewer than the 2 sources;"),
+    (with_sources({}, {"path": "hf://datasets/org/text"}), "1.path: hf://datasets/org/text names no pinned"),
+    (with_("data.train", "hf://org/text@main"), "data.train: hf://org/text@main names no repository of the Hub"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "sentence"), SOURCES)
+def test_a_mistake_in_the_sources_is_answered_in_one_sentence(content: dict[str, Any], sentence: str) -> None:
+    assert sentence in str(refusal(content))
+
+
+def test_where_nobody_knows_from_where_sources_are_absolute_or_on_the_hub() -> None:
+    with pytest.raises(SpecError) as caught:
+        check_absolute(SearchSpec.model_validate(with_sources({"validation": "v"}, {"validation": "hf://datasets/a"})))
+    fields = [error.field for error in (caught.value, *caught.value.also)]
+    assert sorted(fields) == ["data.sources.0.path", "data.sources.0.validation", "data.sources.1.validation"]
+
+
 WRONG_TYPE = [
     ("teacher", 5, "5 should be a valid string; accepted: a Hugging Face folder"),
     ("seed", "x", "x should be a valid integer, unable to parse string as an integer; accepted: a whole number"),
@@ -230,7 +281,11 @@ OUT_OF_RANGE = [
     ("space.num_hidden_layers.1", [2, 0], f"0 should be greater than 0; accepted: {SIZES}."),
     ("space.num_hidden_layers.0", [-2], f"-2 should be greater than 0; accepted: {SIZES}."),
     ("data.sequence_length", 1, "1 should be greater than 1; accepted: tokens in a sequence, at least 2."),
-    ("data.text_field", "", "'' should have at least 1 character; accepted: the key of the text in a .jsonl record."),
+    (
+        "data.text_field",
+        "",
+        "'' should have at least 1 character; accepted: the key of the text in a .jsonl record, or",
+    ),
     ("trial.tokens", 0, f"0 should be greater than 0; accepted: {TOKENS}."),
     ("trial.tokens", float("inf"), f"inf should be a finite number; accepted: {TOKENS}."),
     ("trial.beta1", 1, "1 should be less than 1; accepted: 0 or more, below 1."),

@@ -1,16 +1,24 @@
 """Documents from files: which, in what order, and what is said about those that cannot be read."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nas.errors import DataError
-from nas.text import read_documents, text_files
+from nas.data_spec import Text
+from nas.errors import DataError, SpecError
+from nas.text import check_text, read_file, text_files
+
+
+def read(path: Path, text_field: str = "text") -> Iterator[str]:
+    text = Text("data.train", str(path), text_field)
+    for file in text_files(path, field="data.train"):
+        yield from read_file(file, text)
 
 
 def documents(path: Path, text_field: str = "text") -> list[str]:
-    return list(read_documents(path, text_field, field="data.train"))
+    return list(read(path, text_field))
 
 
 def refusal(path: Path, text_field: str = "text") -> DataError:
@@ -62,7 +70,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
 def test_documents_are_read_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\nnot json\n')
-    reader = read_documents(path, "text", field="data.train")
+    reader = read(path)
     assert next(reader) == "good"
     with pytest.raises(DataError):
         next(reader)
@@ -108,11 +116,30 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    path.write_text("PAR1")
-    assert str(refusal(path)).startswith(f"data.train: {path} has the ending '.parquet'; accepted: a .jsonl file")
+    path = tmp_path / "a.csv"
+    path.write_text("text")
+    assert str(refusal(path)).startswith(f"data.train: {path} has the ending '.csv'; accepted: a .jsonl file")
 
 
 def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text")
-    assert str(refusal(tmp_path)).startswith(f"data.train: {tmp_path} holds no .jsonl and no .txt file; accepted: ")
+    assert str(refusal(tmp_path)).startswith(
+        f"data.train: {tmp_path} holds no .jsonl, .txt or .parquet file; accepted: "
+    )
+
+
+def test_what_can_be_told_without_reading_all_is_checked_at_once(tmp_path: Path) -> None:
+    """The first document that is there, and the form of a data set of the Hub; what is in parquet files is not read."""
+    (tmp_path / "a.parquet").write_text("none")
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.jsonl").write_text('{"content": "good"}\nbad')
+    check_text(Text("data.train", str(tmp_path), "content"))
+    with pytest.raises(
+        DataError, match=r"c\.jsonl, line 1 has no text under 'text' .*\(data.sources.0.text_field\)\.$"
+    ):
+        check_text(Text("data.sources.0.path", str(tmp_path), "text", key_field="data.sources.0.text_field"))
+    check_text(Text("data.train", f"hf://datasets/org/text@{'0' * 40}", "text"))
+    with pytest.raises(
+        SpecError, match=r"^data\.train: hf://datasets/org/text@main names no pinned revision; accepted: hf"
+    ):
+        check_text(Text("data.train", "hf://datasets/org/text@main", "text"))

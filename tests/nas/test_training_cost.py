@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from nas.architecture import Architecture
 from nas.families import FAMILIES
 from nas.spec import HardwareSpec
-from nas.training_cost import activation_bytes_per_token, training_cost
+from nas.training_cost import activation_bytes_per_token, flops_per_token, head_bytes, training_cost
 from nas.training_spec import TrainingSpec, TrialSpec
 from tests.nas.families.small import ALL, built, parsed
 from tests.nas.shapes import LLAMA_8B, small_llama
@@ -124,9 +124,33 @@ def test_activations_are_estimated_as_near_as_they_were_when_measured(model_type
 def test_the_fewest_devices_hold_weights_optimizer_and_a_micro_batch() -> None:
     cost = training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), HARDWARE, 4096)
     spread = 18 * 4_190_509_056 + 6 * 15_628_775_424
-    each = 4096 * (32 * (30 * 3072 + 12 * (24 + 16) * 128 + 4 * 9216) + 30 * 256_000)
+    of_a_layer = 30 * 3072 + 12 * (24 + 16) * 128 + 4 * 9216
+    each = 4096 * (32 * of_a_layer + 8 * 3072) + 20 * 2**28 // 4
     fitting = [devices for devices in range(1, 100) if spread / devices + each <= 0.9 * 80e9]
     assert (cost.estimate.devices, cost.estimate.memory_bytes) == (fitting[0], -(-spread // fitting[0]) + each)
+
+
+def test_layers_that_are_computed_again_take_less_memory_and_no_other_flops() -> None:
+    kept = training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), HARDWARE, 4096)
+    again = training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(gradient_checkpointing=True), HARDWARE, 4096)
+    assert again.student_flops == kept.student_flops
+    assert again.estimate.devices is not None
+    assert kept.estimate.devices is not None
+    assert again.estimate.devices < kept.estimate.devices
+    of_a_layer = 30 * 3072 + 12 * (24 + 16) * 128 + 4 * 9216
+    per_token = activation_bytes_per_token(MINITRON_4B, 4096, recomputed=True)
+    assert per_token == of_a_layer + 32 * 4 * 3072
+
+
+def test_few_tokens_have_logits_of_their_own_number() -> None:
+    assert head_bytes(MINITRON_4B, 10) == 10 * (8 * 3072 + 20 * 256_000)
+
+
+def test_flops_of_a_token_are_a_run_s_by_its_tokens() -> None:
+    cost = training_cost(NEMOTRON_15B, MINITRON_4B, TrialSpec(), HARDWARE, 4096)
+    live, alone = (flops_per_token(MINITRON_4B, teacher, 4096) for teacher in (NEMOTRON_15B, None))
+    assert live * cost.tokens == pytest.approx(cost.student_flops + cost.teacher_flops, rel=1e-12)
+    assert alone * cost.tokens == pytest.approx(cost.student_flops, rel=1e-12)
 
 
 def test_no_number_of_devices_holds_a_micro_batch_that_is_too_large() -> None:

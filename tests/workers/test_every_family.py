@@ -116,6 +116,9 @@ def test_a_search_runs_to_a_model_that_transformers_loads(
     )
     assert isinstance(trial, Trained)
     assert len(trial.kept_layers) == 3
+    (sample,) = trial.samples
+    assert sample.prompt
+    assert trial.rollbacks == ()
     retrained = {"weights": trial.weights, "kept_layers": trial.kept_layers}
     promotion = search.run(
         "promotion",

@@ -20,8 +20,8 @@ from nas.compression.data import PackedTokens
 from nas.compression.importance import Statistics
 from nas.compression.importance.rounds import shape_after
 from nas.compression.importance.weights import random_scores
-from nas.compression.kept_file import save_kept
-from nas.errors import CheckpointError, SettingError
+from nas.compression.kept_file import load_kept, save_kept
+from nas.errors import SettingError
 from nas.jobs import (
     Calibrate,
     Calibrated,
@@ -308,7 +308,10 @@ def test_a_trial_that_is_tried_again_keeps_what_it_has_chosen(rounds: int, works
         assert all(torch.equal(tensor, other[name]) for name, tensor in trained.items())
 
 
-def test_the_newest_choice_counts_and_a_damaged_one_is_not_made_again(workshop: Callable[[str], Workshop]) -> None:
+def test_the_newest_whole_choice_counts_and_a_damaged_one_is_passed_over(
+    workshop: Callable[[str], Workshop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing was trained by a choice that was cut off while it was written, so another may take its place."""
     here, spec = workshop("llama-0"), CalibrationSpec(samples=4)
     scored = here.scores(spec, (3,))
     job = trial(here, scored, spec)
@@ -323,6 +326,19 @@ def test_the_newest_choice_counts_and_a_damaged_one_is_not_made_again(workshop: 
     second = here.run("second", job, "first", "older", "none")
     assert isinstance(second, Trained)
     assert second.kept_layers == other
-    (here.folder / "older" / KEPT).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=KEPT):
-        here.run("third", job, "first", "older")
+    assert not caplog.records
+
+    (here.folder / "cut-off").mkdir()
+    whole = (here.folder / "older" / KEPT).read_bytes()
+    (here.folder / "cut-off" / KEPT).write_bytes(whole[: len(whole) // 2])
+    third = here.run("third", job, "first", "older", "cut-off")
+    assert isinstance(third, Trained)
+    assert third.kept_layers == other, "the newest that is whole"
+    assert [str(here.folder / "cut-off" / KEPT) in record.getMessage() for record in caplog.records] == [True]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+    fourth = here.run("fourth", job, "cut-off")
+    assert isinstance(fourth, Trained)
+    assert fourth.kept_layers == first.kept_layers, "chosen anew, from the same scores"
+    for again in (here.folder / "third" / KEPT, here.folder / "fourth" / KEPT):
+        load_kept(again)  # What the next attempt finds is whole.

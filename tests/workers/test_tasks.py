@@ -96,5 +96,5 @@ def test_a_tokenizer_that_cuts_or_pads_is_not_obeyed(tmp_path: Path, teacher_fol
     for name, folder in (("plain", teacher_folder), ("cutting", teacher)):
         spec = PrepareData(teacher=str(folder), data=tiny_spec(folder, text_file).data, training_tokens=3000)
         run_job(attempt(spec, tmp_path / name))
-        found.append((tmp_path / name / "train.bin").read_bytes())
+        found.append((tmp_path / name / "train" / "train" / "00000.bin").read_bytes())
     assert found[0] == found[1]

@@ -34,7 +34,7 @@ class Origin:
         return cls(
             teacher_sha256=weights_digest(folder),
             config_sha256=config_digest(folder),
-            data_sha256=str(tokens.manifest["sha256"]),
+            data_sha256=tokens.sha256,
             seed=seed,
             questions_sha256=None if questions is None else _digest(questions, folder.path / "tokenizer.json"),
         )

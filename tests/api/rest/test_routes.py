@@ -12,6 +12,7 @@ from nas.importance_view import ImportanceView
 from nas.spec_file import read_spec
 from nas.states import Intent
 from nas.views import EnumerationView, ErrorView, HealthView, ModelView, SearchSummary, SearchView
+from tests.api.instant_pool import SAMPLE
 from tests.api.rest.answers import raw, refusal, tiny
 from tests.api.serving import Service
 from tests.nas.test_importance_figures import scores
@@ -107,6 +108,8 @@ def test_a_finished_search_is_told_in_full(http: httpx.Client, finished: str) ->
     assert best["config"]["hidden_size"] == rows[0]["architecture"]["hidden_size"]
     details = http.get(f"/v1/searches/{finished}/candidates/{rows[0]['candidate_id']}").json()
     assert [point["tokens"] for point in details["curve"]] == [0, 1280]
+    written = [(run["kind"], run["rollbacks"], run["samples"]) for run in details["retrainings"]]
+    assert written == [(kind, [], [SAMPLE.model_dump()]) for kind in ("trial", "promotion")]
     attempts = http.get(f"/v1/searches/{finished}/attempts").json()
     assert [attempt for attempt in attempts if attempt in details["attempts"]] == details["attempts"]
     assert {attempt["kind"] for attempt in attempts} == {"prepare_data", "calibrate", "trial", "promotion", "export"}

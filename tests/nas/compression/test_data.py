@@ -1,6 +1,7 @@
 """Token files against the tokenizer itself, and batches against the plain list of tokens."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from nas.compression.data import (
-    PackedTokens,
-    held_out,
-    training_documents,
-    validation_documents,
-    write_token_file,
-)
-from nas.data_spec import DataSpec
+from nas.compression.data import PackedTokens, WeightedSource, write_sources, write_token_file
+from nas.compression.token_files import Encoding, ShardWriter
 from nas.errors import CheckpointError
 
 DOCUMENTS = ["def f(x):\n    return x\n", "", "class A:\n    pass\n", "x = 'ä'\n" * 30]
@@ -87,6 +82,11 @@ def test_calibration_does_not_draw_what_training_begins_with(token_file: Path) -
     assert not torch.equal(drawn, packed.training_batch(0, count, seed=3).inputs_BT)
 
 
+def test_a_path_may_count_from_the_current_folder(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(token_file.parent)
+    assert PackedTokens(Path(token_file.name), sequence_length=8).num_sequences > 1
+
+
 def test_a_file_cut_short_is_refused(token_file: Path) -> None:
     token_file.write_bytes(token_file.read_bytes()[:-2])
     with pytest.raises(CheckpointError, match=r"tokens where its manifest says"):
@@ -98,28 +98,72 @@ def test_a_file_shorter_than_a_sequence_is_refused(token_file: Path) -> None:
         PackedTokens(token_file, sequence_length=10_000)
 
 
-def write_jsonl(path: Path, texts: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return str(path)
+# --- several sources ----------------------------------------------------------------------------------------
 
 
-def test_no_validation_text_enters_training(tmp_path: Path) -> None:
-    shared, own = [f"shared {i}" for i in range(5)], [f"own {i}" for i in range(5)]
-    data = DataSpec(
-        train=write_jsonl(tmp_path / "train.jsonl", own + shared), validation=write_jsonl(tmp_path / "v.jsonl", shared)
-    )
-    digests: set[bytes] = set()
-    assert list(validation_documents(data, digests)) == shared
-    assert list(training_documents(data, without=frozenset(digests))) == own
+def mixture(folder: Path, tokenizer: Tokenizer, weights: dict[str, float], documents: int) -> Path:
+    """A folder of sources, each in shards of a few tokens; documents tell which source they are of."""
+    for number, name in enumerate(weights):
+        texts = [f"{name} = {i} + {number}\n" for i in range(documents * (number + 1))]
+        documents_of = partial(iter, texts)
+        ShardWriter(folder / name, documents_of, Encoding(tokenizer, 0), max_tokens=10**6, shard_tokens=50).write()
+    write_sources(folder, [WeightedSource(name=name, weight=weight) for name, weight in weights.items()])
+    return folder
 
 
-def test_held_out_documents_are_split_by_their_text(tmp_path: Path) -> None:
-    texts = [f"document {i}" for i in range(400)]
-    data = DataSpec(train=write_jsonl(tmp_path / "train.jsonl", texts + texts), validation_fraction=0.25)
-    digests: set[bytes] = set()
-    validation = set(validation_documents(data, digests))
-    training = set(training_documents(data, without=frozenset(digests)))
-    assert validation | training == set(texts)
-    assert not validation & training
-    assert 70 <= len(validation) <= 130  # 100 expected; 3.5 standard deviations either way
-    assert all(held_out(text, 0.25) for text in validation)
+def plain_sequences(folder: Path, length: int) -> list[tuple[int, ...]]:
+    """The sequences of a source, cut out of its shards one after the other."""
+    shards = sorted(folder.glob("*.bin"))
+    assert len(shards) > 2
+    tokens = np.concatenate([np.fromfile(shard, dtype="<u2") for shard in shards]).tolist()
+    return [tuple(tokens[i * length : i * length + length]) for i in range((len(tokens) - 1) // length)]
+
+
+def test_sequences_go_over_the_ends_of_shards_and_batches_hold_each_source_by_its_weight(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    folder = mixture(tmp_path / "t", tokenizer, {"a": 3, "b": 1}, documents=40)
+    of = {name: plain_sequences(folder / name, 8) for name in ("a", "b")}
+    packed = PackedTokens(folder, sequence_length=8)
+    assert packed.num_sequences == len(of["a"]) + len(of["b"])
+    assert list(map(tuple, packed.spread(10**6).inputs_BT.tolist())) == of["a"] + of["b"]
+    batch = packed.training_batch(0, 1000, seed=5)
+    found = list(map(tuple, batch.inputs_BT.tolist()))
+    assert (sum(each in of["a"] for each in found), sum(each in of["b"] for each in found)) == (750, 250)
+    assert {*found} == {*of["a"], *of["b"]}  # Short texts come again and again.
+    assert torch.equal(packed.training_batch(700, 9, seed=5).inputs_BT, batch.inputs_BT[700:709])
+
+
+def test_the_first_and_a_sample_hold_each_source_by_its_weight(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = mixture(tmp_path / "t", tokenizer, {"a": 3, "b": 1}, documents=40)
+    of = {name: plain_sequences(folder / name, 8) for name in ("a", "b")}
+    packed = PackedTokens(folder, sequence_length=8)
+    assert list(map(tuple, packed.first(16).inputs_BT.tolist())) == of["a"][:12] + of["b"][:4]
+    sample = list(map(tuple, packed.sample(16, seed=1).inputs_BT.tolist()))
+    assert len({*sample}) == 16
+    assert ({*sample[:12]} <= {*of["a"]}, {*sample[12:]} <= {*of["b"]}) == (True, True)
+
+
+def test_a_batch_knows_its_place_and_so_do_its_parts(token_file: Path) -> None:
+    batch = PackedTokens(token_file, sequence_length=8).training_batch(13, 5, seed=0)
+    assert batch.first == batch.to(torch.device("cpu")).first == 13
+    assert [(part.first, len(part.inputs_BT)) for part in batch.split(2)] == [(13, 2), (15, 2), (17, 1)]
+
+
+def test_one_source_in_a_folder_reads_as_one_file(tmp_path: Path, tokenizer: Tokenizer, token_file: Path) -> None:
+    ShardWriter(tmp_path / "t" / "a", lambda: iter(DOCUMENTS), Encoding(tokenizer, 0), 10**6, shard_tokens=9).write()
+    write_sources(tmp_path / "t", [WeightedSource(name="a", weight=0.3)])
+    one, folder = (PackedTokens(path, sequence_length=8) for path in (token_file, tmp_path / "t"))
+    assert one.sha256 == folder.sha256 == json.loads(token_file.with_suffix(".json").read_text())["sha256"]
+    assert torch.equal(one.training_batch(7, 90, 3).inputs_BT, folder.training_batch(7, 90, 3).inputs_BT)
+    assert torch.equal(one.sample(9, 3).inputs_BT, folder.sample(9, 3).inputs_BT)
+
+
+def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = mixture(tmp_path / "t", tokenizer, {"a": 1}, documents=9)
+    (folder / "a" / "00001.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"a: is not a token file of ours .*00001\.bin"):
+        PackedTokens(folder, sequence_length=8)
+    (folder / "sources.json").unlink()
+    with pytest.raises(CheckpointError, match=r"is not a folder of ours with token files"):
+        PackedTokens(folder, sequence_length=8)

@@ -10,8 +10,9 @@ from nas.compression.checkpoint import load_model, own_tensors
 from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.device import resolve_dtype
 from nas.compression.evaluate import Evaluation
+from nas.compression.head import SplitModel
 from nas.compression.student import Distillation
-from nas.compression.teacher import LiveTeacher, logits_of
+from nas.compression.teacher import LiveTeacher
 from nas.errors import TrainingDiverged
 from nas.model_folder import inspect_model_folder
 from nas.training_spec import TrainingSpec
@@ -27,7 +28,8 @@ def distillation(tmp_path: Path, teacher_folder: Path, tokenizer: Tokenizer, tex
     data = PackedTokens(tmp_path / "t.bin", sequence_length=16)
     return Distillation(
         config=folder.config,
-        teacher=LiveTeacher(load_model(folder, CPU), torch.float32, CPU),
+        teacher=LiveTeacher(SplitModel(load_model(folder, CPU), torch.float32, CPU)),
+        teacher_shape=folder.architecture,
         data=data,
         validation=data.first(3),
         training=SPEC,
@@ -102,9 +104,10 @@ def test_a_loss_that_is_not_finite_is_not_recorded(
 def test_bfloat16_is_for_products_only(teacher_folder: Path) -> None:
     model = load_model(inspect_model_folder(teacher_folder), CPU)
     inputs = torch.arange(24).view(2, 12)
-    exact, rounded = (logits_of(model, inputs, dtype, CPU) for dtype in (torch.float32, torch.bfloat16))
-    assert rounded.dtype == torch.bfloat16
-    assert 0 < (exact - rounded.float()).abs().max() < 0.1 * exact.abs().max()
+    exact, rounded = (SplitModel(model, dtype, CPU).logits(inputs) for dtype in (torch.float32, torch.bfloat16))
+    assert torch.equal(rounded.bfloat16().float(), rounded), "what the product rounds to"
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.1 * exact.abs().max()
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 

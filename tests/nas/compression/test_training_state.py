@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
+from nas.compression import training_state
 from nas.compression.training_state import TrainingState, newest_state, write_state
+from nas.errors import CheckpointError
 
 
 def state(step: int) -> TrainingState:
@@ -15,6 +19,36 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         write_state(tmp_path, state(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000010"]
+
+
+def test_as_many_are_kept_as_wanted(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        write_state(tmp_path, state(step), keep=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000003", "step-000000010"]
+    write_state(tmp_path, state(11), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000011"]
+
+
+@pytest.mark.parametrize("damage", ["other bits", "cut short"])
+def test_what_cannot_be_read_back_never_passes_for_a_checkpoint(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes what it is given and keeps something else."""
+    write_state(tmp_path, state(1))
+
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        written = bytearray(path.read_bytes())
+        written[-1] ^= 1
+        path.write_bytes(written if damage == "other bits" else written[:-4])
+
+    monkeypatch.setattr(training_state, "save_file", save)
+    with pytest.raises(CheckpointError, match=r"does not hold what was written: model\.w differs|cannot be read back"):
+        write_state(tmp_path, state(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    found = newest_state([tmp_path])
+    assert found is not None
+    assert found.step == 1
 
 
 def test_the_newest_of_all_attempts_is_found(tmp_path: Path) -> None:
