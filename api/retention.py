@@ -16,7 +16,7 @@ from nas.jobs import Trial
 from nas.states import AttemptState, JobState, SearchState
 from workers import artifacts
 from workers.artifacts_manifest import MANIFEST
-from workers.attempt import KEPT
+from workers.attempt import KEPT, PART
 
 
 class Kind(StrEnum):
@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """Scores, weights, models: what a result on record names."""
     TOKENS = "token files"
     """The text as every job of the search reads it."""
+    ANSWERS = "the teacher's answers"
+    """What it said once for all trials; by far the largest."""
     STATE = "the state of a run"
     """Of a trial or promotion that is not at its end: the newest checkpoints, and what of the teacher stays."""
     LEFTOVER = "left over"
@@ -42,6 +44,7 @@ NEEDED: dict[Kind, frozenset[SearchState]] = {
     Kind.RECORD: _ALL,
     Kind.RESULT: _ALL,
     Kind.TOKENS: _MAY_GO_ON,
+    Kind.ANSWERS: _MAY_GO_ON,
     Kind.STATE: _MAY_GO_ON,
     Kind.LEFTOVER: _ON,
 }
@@ -157,9 +160,10 @@ def _kind(part: str, named_by: str | None, resumable: bool | None) -> Kind:
     if part in _RECORDS or part == MANIFEST:
         return Kind.RECORD
     if named_by is not None:
-        return Kind.TOKENS if named_by == "prepare_data" else Kind.RESULT
+        return {"prepare_data": Kind.TOKENS, "cache_teacher": Kind.ANSWERS}.get(named_by, Kind.RESULT)
     if ".partial" not in part and (
-        (part == KEPT and resumable is not None) or (part.startswith("checkpoints/") and resumable)
+        (resumable is not None and (part == KEPT or part.startswith(PART)))
+        or (part.startswith("checkpoints/") and resumable)
     ):
         return Kind.STATE
     return Kind.LEFTOVER

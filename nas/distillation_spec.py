@@ -90,6 +90,10 @@ class DistillationSpec(Border):
         is_deep = teacher_layers - student_layers > DEEP_CUT * teacher_layers
         return DEEP_TERMS if is_deep and self.logits != "none" else ()
 
+    def decided(self, teacher_layers: int, student_layers: int) -> "DistillationSpec":
+        """The same for a student of so many layers, with nothing left to `auto`."""
+        return self.model_copy(update={"hidden_states": self.terms(teacher_layers, student_layers)})
+
     def layer_pairs(self, teacher_layers: int, student_layers: int) -> tuple[tuple[int, int], ...]:
         """`hidden_layers` from 0; one that lies before the first or behind the last layer is that layer."""
         return tuple(

@@ -8,7 +8,7 @@ from nas.cost import CostModel
 from nas.families import family_named
 from nas.families.parameter import HIDDEN
 from nas.spec import HardwareSpec
-from nas.training_spec import TrainingSpec
+from nas.training_spec import TrainingSpec, TrialSpec
 
 STUDENT_BYTES = 16
 """Of each of its parameters: float32 weight, gradient, and AdamW's two moments."""
@@ -71,8 +71,10 @@ class Retraining:
         self._tokens = training.actual_tokens(sequence_length)
         self._tokens_at_once = sequence_length * training.fitting_micro_batch(sequence_length, teacher.vocab_size)
         self._recomputed = training.gradient_checkpointing
-        self._teacher_parameters = self._parameters.at(sizes_of(teacher))
-        self._teacher_flops = self._sequences * self._forward.at(sizes_of(teacher))
+        # One that has left its answers runs beside no trial.
+        runs = not isinstance(training, TrialSpec) or training.targets == "live"
+        self._teacher_parameters = self._parameters.at(sizes_of(teacher)) if runs else 0
+        self._teacher_flops = self._sequences * self._forward.at(sizes_of(teacher)) if runs else 0
 
     @property
     def _sequences(self) -> int:

@@ -69,17 +69,12 @@ def _side(name: str, folder: Path) -> dict[str, float]:
 
     def loaded() -> None:
         nonlocal models
-        models = _memory("VmRSS")
+        models = setup.memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # The peak counts from here.
 
-    began = sides.SIDES[name](folder, loaded)[setup.WARM_UP :]
-    steps = [after - before for before, after in itertools.pairwise(began)]
-    return {"seconds": statistics.median(steps), "memory": _memory("VmHWM") - models}
-
-
-def _memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    began = sides.SIDES[name](folder, loaded)
+    steps = [after.at - before.at for before, after in itertools.pairwise(began[setup.WARM_UP :])]
+    return {"seconds": statistics.median(steps), "memory": began[-1].peak_bytes - models}
 
 
 def _report(measured: dict[str, list[dict[str, float]]], size_ratio: float) -> None:

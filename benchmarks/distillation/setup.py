@@ -1,5 +1,7 @@
 """The models, the tokens and the settings that all sides share."""
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +21,24 @@ WARM_UP, STEPS = 2, 6
 DRAWS = 50
 CPU = torch.device("cpu")
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 2e-4, 0.1, 1.0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When a step began, and the most memory that this process had held by then."""
+
+    at: float
+    peak_bytes: int
+
+
+def begun() -> Begun:
+    return Begun(time.perf_counter(), memory("VmHWM"))
+
+
+def memory(name: str) -> int:
+    """Bytes that this process holds (VmRSS), or held at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def config(hidden_size: int, intermediate_size: int) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import importlib
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,22 @@ NUM_STEPS = setup.WARM_UP + setup.STEPS + 1
 # --- ours ----------------------------------------------------------------------------------------------------
 
 
-def live(folder: Path, loaded: Loaded) -> list[float]:
+def live(folder: Path, loaded: Loaded) -> list[setup.Begun]:
     teacher = SplitModel(setup.model(setup.TEACHER, 0), torch.float32, setup.CPU)
     return _ours(folder, LiveTeacher(teacher), loaded)
 
 
-def cached(folder: Path, loaded: Loaded) -> list[float]:
+def cached(folder: Path, loaded: Loaded) -> list[setup.Begun]:
     return _ours(folder, CachedTeacher(Answers(folder / "answers", _identity(folder)), setup.CPU), loaded)
 
 
-def _ours(folder: Path, teacher: Teacher, loaded: Loaded) -> list[float]:
+def _ours(folder: Path, teacher: Teacher, loaded: Loaded) -> list[setup.Begun]:
     student = setup.model(setup.STUDENT, 1)
     objective = Objective(SplitModel(student, torch.float32, setup.CPU), teacher, DistillationSpec(), None)
-    began: list[float] = []
+    began: list[setup.Begun] = []
 
     def timed(batch: Batch) -> Terms:
-        began.append(time.perf_counter())
+        began.append(setup.begun())
         return objective(batch)
 
     loaded()
@@ -98,10 +97,10 @@ def _identity(folder: Path) -> AnswersIdentity:
 
 class _Began(TrainerCallback):
     def __init__(self) -> None:
-        self.at: list[float] = []
+        self.at: list[setup.Begun] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.at.append(time.perf_counter())
+        self.at.append(setup.begun())
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _examples(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": inputs, "labels": inputs} for inputs in batch.inputs_BT]
 
 
-def trainer(folder: Path, loaded: Loaded) -> list[float]:
+def trainer(folder: Path, loaded: Loaded) -> list[setup.Begun]:
     """The loss as guides have it: torch's own kl_div of both softmaxes, over whole logits."""
     teacher, student = setup.model(setup.TEACHER, 0), setup.model(setup.STUDENT, 1)
 
@@ -155,7 +154,7 @@ def trainer(folder: Path, loaded: Loaded) -> list[float]:
     return began.at
 
 
-def trl(folder: Path, loaded: Loaded) -> list[float]:
+def trl(folder: Path, loaded: Loaded) -> list[setup.Begun]:
     """Without generation (lmbda 0), and with the forward KL (beta 0)."""
     gkd: Any = importlib.import_module("trl.experimental.gkd")
     teacher, student = setup.model(setup.TEACHER, 0), setup.model(setup.STUDENT, 1)
@@ -192,7 +191,7 @@ def _no_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t0", pad_token="t0")
 
 
-SIDES: dict[str, Callable[[Path, Loaded], list[float]]] = {
+SIDES: dict[str, Callable[[Path, Loaded], list[setup.Begun]]] = {
     "live": live,
     "cached": cached,
     "trainer": trainer,

@@ -9,6 +9,7 @@ N tokens, V vocabulary entries, D channels.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ from nas.compression.sparse_targets import draw, entry_bytes, expected_entries, 
 from nas.durable import beside, write_text
 from nas.errors import FolderError, Interrupted
 from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard
+
+logger = logging.getLogger(__name__)
 
 _SHARD_TOKENS = 1 << 20
 """About 40 MB, and minutes of a large teacher: what is lost when a job ends in between."""
@@ -87,6 +90,7 @@ class AnswersWriter:
         predicted, identity = self.predicted_bytes(), self.identity
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(folder, predicted)
+        logger.info("the teacher's answers will take about %.3f GB", predicted / 1e9)
         size = max(1, _SHARD_TOKENS // identity.sequence_length)
         shards, total = [], identity.num_sequences * identity.sequence_length
         for number, first in enumerate(range(0, identity.num_sequences, size)):

@@ -13,7 +13,7 @@ import torch
 from nas.compression.device import computing_in
 from nas.families import family_named
 
-_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+_CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Of float32 logits. Small ones stay in a CPU's caches; a GPU wants large products."""
 
 

@@ -49,8 +49,8 @@ def test_four_schedulers_are_killed_one_after_another_and_no_attempt_is_lost(
     """Whoever holds the lease dies, twice, in the middle of trials; the next finds them running."""
     if "RAY_AUTH_TOKEN" not in os.environ:
         monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    space = {"num_hidden_layers": [3, 2], "hidden_size": [48, 36]}
-    spec = tiny_spec(teacher_folder, text_file, space=space, trial=TRAINING, promotion=TRAINING)
+    one = {"num_hidden_layers": [2]}
+    spec = tiny_spec(teacher_folder, text_file, space=one, trial=TRAINING, promotion=TRAINING)
     database = Database(postgresql_database)
     with ray_head() as address:
         port = free_port()
@@ -70,7 +70,7 @@ def test_four_schedulers_are_killed_one_after_another_and_no_attempt_is_lost(
     database.close()
     assert ended.state is SearchState.FINISHED, ended.reason
     assert len(schedulers) == 2
-    assert [each.number for each in attempts] == [1] * 6, "nothing was lost, so nothing was tried again"
+    assert [each.number for each in attempts] == [1] * 5, "nothing was lost, so nothing was tried again"
     assert all(len(client_curve) == 5 for client_curve in [promotion.curve for promotion in ended.promotions])
 
 

@@ -1,11 +1,14 @@
 """What nas.hub makes of a teacher, asked in a process of its own: the Hub's client reads its variables once."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +48,49 @@ def ask(question: str, teacher: str, environment: dict[str, str]) -> Any:
 
     Nothing else may be printed, warnings and progress bars neither.
     """
-    command = [sys.executable, "-W", "error", "-m", "tests.nas.hub_client", question, teacher]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return json.loads(ended.stdout)
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    print(json.dumps([question, teacher, environment]), file=server.stdin, flush=True)
+    returncode, out, err = json.loads(server.stdout.readline())
+    assert (returncode, err) == (0, "")
+    return json.loads(out)
 
 
-if __name__ == "__main__":
+@cache
+def _server() -> "subprocess.Popen[str]":
+    """A process that has loaded everything but the Hub's client, and forks another for each question."""
+    command = [sys.executable, "-W", "error", "-m", "tests.nas.hub_client"]
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # What has threads should not fork.
+    server = subprocess.Popen(command, cwd=ROOT, env=alone, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.communicate)  # The end of its input is its own.
+    return server
+
+
+def _serve() -> None:
+    """Answers lines of question, teacher and environment with a line of exit code, standard output and error."""
+    assert "huggingface_hub" not in sys.modules
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            child = os.fork()
+            if child == 0:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                _answer(*json.loads(line))
+                return
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            print(json.dumps([status, *(file.seek(0) or file.read() for file in (out, err))]), flush=True)
+
+
+def _answer(question: str, teacher: str, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     try:
-        answer = QUESTIONS[sys.argv[1]](sys.argv[2])
+        answer = QUESTIONS[question](teacher)
     except TopiaryError as error:
         answer = {type(error).__name__: str(error)}
     print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _serve()
