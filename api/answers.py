@@ -41,6 +41,7 @@ class TeachersAnswers:
             self._asked.add((seed, first))
             ask = CacheTeacher(
                 teacher=spec.teacher,
+                corrected=self._groundwork.corrected,
                 teacher_sha256=self._groundwork.calibrated.teacher_sha256,
                 data=self._groundwork.data.data,
                 form=spec.trial.targets,

@@ -32,17 +32,22 @@ def search_tokens(spec: SearchSpec, trial_tokens: int | None = None) -> int:
     length = spec.data.sequence_length
     trial = spec.trial.actual_tokens(length) if trial_tokens is None else trial_tokens
     promotion = spec.promotion.actual_tokens(length) if spec.promotion.winners else 0
-    return max(trial + promotion, calibration_tokens(spec))
+    correction = 0 if spec.correction is None else spec.correction.actual_tokens(length)
+    return max(trial + promotion, correction, calibration_tokens(spec))
 
 
 def calibrate_jobs(
-    spec: SearchSpec, teacher: Architecture, data: DataPrepared, depths: Sequence[int]
+    spec: SearchSpec, teacher: Architecture, data: DataPrepared, depths: Sequence[int], corrected: str | None = None
 ) -> list[Calibrate]:
-    """One job for each shard of a calibration, for students of so many layers."""
+    """One job for each shard of a calibration, for students of so many layers.
+
+    `corrected` is the folder of the corrected teacher; None for the user's own.
+    """
     num_shards = spec.calibration.shards
     return [
         Calibrate(
             teacher=spec.teacher,
+            corrected=corrected,
             data=data.data,
             calibration=spec.calibration,
             depths=tuple(sorted(set(depths), reverse=True)),

@@ -79,6 +79,11 @@ class SearchDisplay:
         """One line for each phase begun, attempt failed, and run ended."""
         # Why attempts have ended comes before what their search has come to by that.
         news = [f"{view.name}: job {job.job_id} ({job.kind}): {job.reason}" for job in view.jobs if job.reason]
+        if view.correction is not None:
+            told = f"the teacher's loss is {words.loss(view.correction.loss)}, {words.correction(view.correction)}"
+            news.append(f"{view.name}: {told}")
+        if view.sweep is not None:
+            news.append(f"{view.name}: learning rate {words.sweep(view.sweep)}")
         news.append(f"{view.name}: {_phase(view)}")
         news += [
             f"{view.name}: {row.architecture.label}: {words.loss(row.loss_after_pruning)} after pruning, "
@@ -119,6 +124,7 @@ class _Pace:
 def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
     teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {words.loss(view.teacher_loss)}"
+    teacher += "" if view.correction is None else f", {words.correction(view.correction)}"
     table = plain_table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state is JobState.RUNNING}
     for row in view.leaderboard:
@@ -246,7 +252,9 @@ def _cells(row: Standing, job: JobView | None) -> list[str]:
 
 def summary(view: SearchView) -> str:
     """What a finished search came to, in a few lines."""
-    lines = [f"teacher         loss {words.loss(view.teacher_loss)}, {view.teacher_parameters:,} parameters"]
+    before = "" if view.correction is None else f", {words.correction(view.correction)}"
+    lines = [f"teacher         loss {words.loss(view.teacher_loss)}{before}, {view.teacher_parameters:,} parameters"]
+    lines += [] if view.sweep is None else [f"learning rate   {words.sweep(view.sweep)}"]
     for promotion in view.promotions:
         row = next(row for row in view.leaderboard if row.candidate_id == promotion.candidate_id)
         architecture = promotion.architecture

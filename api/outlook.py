@@ -6,6 +6,9 @@ from nas.spec import SpendingSpec
 from nas.states import Intent, JobState, PromotionState, SearchState
 from nas.views import SearchView
 
+_SAVING = {"correct_teacher": "correction", "sweep": "sweep", "trial": "trial", "promotion": "promotion"}
+"""The kinds of jobs that save their state when they are told to end, and what one is called."""
+
 
 def outlook(view: SearchView) -> str:
     """What becomes of what runs, or what its user may do; empty where neither is to be told."""
@@ -54,7 +57,7 @@ def _coming(view: SearchView) -> str:
             return "" if waited is None else f"promotion {waited} is paused; {resume} goes on with it"
         case Intent.STOP if view.reason is None:
             ending = f"{one} {'go on to their end' if several else 'goes on to its end'}, nothing new is started"
-        case Intent.PAUSE | Intent.STOP if kinds["trial"] or kinds["promotion"]:
+        case Intent.PAUSE | Intent.STOP if any(kinds[kind] for kind in _SAVING):
             ending = f"{one} {'save their state and end' if several else 'saves its state and ends'}"
         case Intent.PAUSE | Intent.STOP:
             ending = f"{one} {'end, to be begun anew' if several else 'ends, to be begun anew'}"
@@ -66,7 +69,7 @@ def _coming(view: SearchView) -> str:
 
 def _running(kinds: Counter[str]) -> str:
     """As in `2 running trials and 1 running promotion`."""
-    counts = Counter({name: kinds[name] for name in ("trial", "promotion") if kinds[name]})
+    counts = Counter({name: kinds[kind] for kind, name in _SAVING.items() if kinds[kind]})
     others = kinds.total() - counts.total()
     counts += Counter({"job": others})
     return " and ".join(f"{count} running {name}{'s' * (count > 1)}" for name, count in counts.items())

@@ -31,7 +31,7 @@ class Kind(StrEnum):
     ANSWERS = "the teacher's answers"
     """What it said once for all trials; by far the largest."""
     STATE = "the state of a run"
-    """Of a trial or promotion that is not at its end: the newest checkpoints, and what of the teacher stays."""
+    """Of training not at its end: the newest checkpoints, and what of the teacher stays; of several runs all."""
     LEFTOVER = "left over"
     """All else: older checkpoints, those of runs that are at their end, what attempts without a result have left."""
 

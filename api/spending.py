@@ -23,7 +23,9 @@ def spent(store: Store, search: SearchRecord, now: datetime) -> Spent:
 
 def tokens_used(store: Store, search_id: int) -> int:
     """Of all retraining of a search: every run as far as it was measured, or as far as it has said since."""
-    return store.curves.tokens_behind(search_id) + store.attempts.tokens_not_measured(search_id)
+    swept = store.jobs.swept(search_id)
+    measured = store.curves.tokens_behind(search_id) + (0 if swept is None else swept.tokens)
+    return measured + store.attempts.tokens_not_measured(search_id)
 
 
 def used_up(store: Store, search: SearchRecord, now: datetime) -> str | None:

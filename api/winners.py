@@ -71,6 +71,7 @@ def _promotion(
     spec = search.spec
     return Promotion(
         teacher=spec.teacher,
+        corrected=groundwork.corrected,
         teacher_sha256=groundwork.calibrated.teacher_sha256,
         weights=trained.weights,
         architecture=winner.architecture,
@@ -149,6 +150,7 @@ def _add_export(
     spec, curves = search.spec, store.curves.of_search(search.id)
     export = Export(
         teacher=spec.teacher,
+        corrected=groundwork.corrected,
         teacher_sha256=groundwork.calibrated.teacher_sha256,
         weights=trained.weights,
         architecture=candidate.architecture,
@@ -165,8 +167,10 @@ def _add_export(
             "architecture": candidate.architecture.model_dump(),
             "parameters": candidate.parameters,
             "prepare_data": groundwork.data.model_dump(mode="json"),
+            "correct_teacher": None if groundwork.correction is None else groundwork.correction.model_dump(mode="json"),
             "calibrate": groundwork.calibrated.model_dump(mode="json"),
             "merge_scores": None if groundwork.merged is None else groundwork.merged.model_dump(mode="json"),
+            "sweep": None if groundwork.swept is None else groundwork.swept.model_dump(mode="json"),
             "trial_curve": [point.model_dump() for point in curves.of_trial[promotion.trial_id]],
             "promotion_curve": [point.model_dump() for point in curves.of_promotion[promotion.id]],
         },

@@ -4,21 +4,25 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from nas.distillation_spec import DistillationSpec
 from nas.jobs import JobProgress
 from nas.ranking import Standing
 from nas.states import Intent, JobState, PromotionState, SearchState, TrialState
+from nas.training_views import CorrectionView, SweepView
 from nas.views import JobView, PromotionView, SearchView
 
 PHASES = {
     "prepare_data": "tokenising the text",
+    "correct_teacher": "correcting the teacher",
     "calibrate": "ranking layers, heads, neurons and channels",
     "merge_scores": "adding up the shards' scores",
     "cache_teacher": "asking the teacher once for all candidates",
+    "sweep": "trying learning rates on one candidate",
     "trial": "retraining candidates",
     "promotion": "distilling the winner",
     "export": "exporting",
 }
-EARLY = ("prepare_data", "calibrate", "merge_scores", "cache_teacher")
+EARLY = ("prepare_data", "correct_teacher", "calibrate", "merge_scores", "cache_teacher")
 """The jobs that come before any token of retraining."""
 
 TRIALS = {
@@ -60,6 +64,26 @@ def size(value: float, unit: str) -> str:
             scaled = value / factor
             return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f} {prefix}{unit}"
     return f"{value:,.0f} {unit}"
+
+
+def taught_by(distillation: DistillationSpec) -> str:
+    """`forward KL on logits; cosine of embedding, block output`, of a spec with nothing left to `auto`."""
+    names = {"mse": "MSE", "forward_kl": "forward KL", "reverse_kl": "reverse KL"}
+
+    def name(of: str) -> str:
+        return names.get(of, of.replace("_", " "))
+
+    parts = [] if distillation.logits == "none" else [f"{name(distillation.logits)} on logits"]
+    if distillation.temperature != 1:
+        parts.append(f"at temperature {distillation.temperature:g}")
+    if distillation.top_k is not None:
+        parts.append(f"of the top {distillation.top_k}")
+    told = [" ".join(parts)] if parts else []
+    if distillation.named_terms:
+        told.append(f"{name(distillation.hidden_loss)} of {', '.join(map(name, distillation.named_terms))}")
+    if distillation.language_modeling:
+        told.append(f"{distillation.language_modeling:g} of the text's own cross-entropy")
+    return "; ".join(told)
 
 
 def percent(done: float, total: float) -> str:
@@ -110,6 +134,17 @@ def trial(row: Standing, job: JobView | None) -> str:
     if row.state is TrialState.RUNNING and progress is not None and progress.unit == "tokens":
         return f"running {percent(progress.done, progress.total)}"
     return TRIALS[row.state]
+
+
+def correction(view: CorrectionView) -> str:
+    """`2.731 before its correction by 1.05 M tokens`, of the teacher's loss."""
+    return f"{loss(view.loss_before)} before its correction by {tokens(view.tokens)} tokens"
+
+
+def sweep(view: SweepView) -> str:
+    """What was tried: `0.0002 of 0.0001 (3.412), 0.0002 (3.307), 0.0004 (diverged), tried on 6 x 192 x 320 x 4/2`."""
+    losses = [f"{each.rate:g} ({'diverged' if each.loss is None else loss(each.loss)})" for each in view.rates]
+    return f"{view.chosen:g} of {', '.join(losses)}, tried on {view.architecture.label}"
 
 
 def telemetry(told: Sequence[JobProgress]) -> str:

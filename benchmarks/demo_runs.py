@@ -106,10 +106,14 @@ class Demo:
     ) -> Wanted:
         """A run as the demo's trials are, with `training` in place of some of their settings."""
         settings = {"measurements": MEASUREMENTS, "checkpoint_seconds": CHECKPOINT_SECONDS, **training}
+        losses, layers = distillation or self.spec.distillation, self.teacher.architecture.num_hidden_layers
         return Wanted(
             architecture=architecture,
             training=TrialSpec.model_validate({**self.spec.trial.model_dump(), **settings}),
-            distillation=distillation or self.spec.distillation,
+            # What `auto` comes to, so that runs are the same however their losses were asked for.
+            distillation=losses.model_copy(
+                update={"hidden_states": losses.terms(layers, architecture.num_hidden_layers)}
+            ),
             seed=seed,
             validation_sequences=self.spec.data.validation_sequences,
             dtype=dtype_name(self.dtype),

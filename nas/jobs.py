@@ -1,7 +1,7 @@
 """Jobs: the pieces of work that are dispatched, and what comes of them; who does them stands in pool.py.
 
 Specs carry addresses, never connections or tensors. Every job reads artifacts of earlier jobs and writes only
-below the folder of its own attempt.
+below the folder of its own attempt. `teacher` is the user's; where a search has `corrected` it, that folder is meant.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,10 +16,12 @@ from nas.cost import Phase
 from nas.data_spec import DataSpec
 from nas.distillation_spec import DistillationSpec
 from nas.latency import BlockShape, TimedDtype
+from nas.reports import JobProgress as JobProgress
+from nas.reports import Measurement as Measurement
 from nas.spec import ResourcesSpec
 from nas.teacher_answers import CachedForm
-from nas.training_record import Rollback, TextSample
-from nas.training_spec import TrainingSpec
+from nas.training_record import Rollback, SweptRate, TextSample
+from nas.training_spec import RunSpec, TrainingSpec
 
 
 class DataFiles(Border):
@@ -46,6 +48,17 @@ class PrepareData(Border):
     training_tokens: int
 
 
+class CorrectTeacher(Border):
+    """Train the teacher on the text itself; `seed` is that of an order which no retraining sees."""
+
+    kind: Literal["correct_teacher"] = "correct_teacher"
+    teacher: str
+    data: DataFiles
+    training: RunSpec
+    seed: int
+    resources: ResourcesSpec
+
+
 class Calibrate(Border):
     """Score the teacher's layers, heads, neurons, experts and channels, and measure its own loss.
 
@@ -56,6 +69,7 @@ class Calibrate(Border):
 
     kind: Literal["calibrate"] = "calibrate"
     teacher: str
+    corrected: Address | None = None
     data: DataFiles
     calibration: CalibrationSpec
     depths: tuple[int, ...] = ()
@@ -126,6 +140,7 @@ class CacheTeacher(Border):
 
     kind: Literal["cache_teacher"] = "cache_teacher"
     teacher: str
+    corrected: Address | None = None
     teacher_sha256: str
     data: DataFiles
     form: CachedForm
@@ -148,6 +163,7 @@ class Trial(Border):
 
     kind: Literal["trial"] = "trial"
     teacher: str
+    corrected: Address | None = None
     teacher_sha256: str
     scores_file: Address
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
@@ -162,6 +178,21 @@ class Trial(Border):
     answers: CachedAnswers | None = None
 
 
+class Sweep(Border):
+    """Retrain one candidate at each of several peak rates, as `trial` says but for its rate, before there are trials.
+
+    The minimum rate keeps its proportion to the peak.
+    """
+
+    kind: Literal["sweep"] = "sweep"
+    trial: Trial
+    rates: tuple[Number, ...]
+
+    @property
+    def resources(self) -> ResourcesSpec:
+        return self.trial.resources
+
+
 class Promotion(Border):
     """Distil a trial's final weights further, with a fresh optimizer and schedule.
 
@@ -170,6 +201,7 @@ class Promotion(Border):
 
     kind: Literal["promotion"] = "promotion"
     teacher: str
+    corrected: Address | None = None
     teacher_sha256: str
     weights: Address
     architecture: Architecture
@@ -188,6 +220,7 @@ class Export(Border):
 
     kind: Literal["export"] = "export"
     teacher: str
+    corrected: Address | None = None
     teacher_sha256: str
     weights: Address
     architecture: Architecture
@@ -217,9 +250,10 @@ class Latency(Border):
 
 
 JobSpec = Annotated[
-    PrepareData | Calibrate | MergeScores | CacheTeacher | Trial | Promotion | Export | Prune | Latency,
+    PrepareData | CorrectTeacher | Calibrate | MergeScores | CacheTeacher | Sweep | Trial | Promotion | Export
+    | Prune | Latency,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 # --- what came of it ----------------------------------------------------------------------------------------
 
@@ -247,6 +281,21 @@ class DataPrepared(Border):
     training_tokens: int
     validation_tokens: int
     sources: tuple[SourcePrepared, ...] = ()
+
+
+class TeacherCorrected(Border):
+    """`folder` is a Hugging Face folder in the teacher's dtype. Losses are of the validation sequences, computed in
+    `dtype`, before the first step and behind the last, when weights are float32 still.
+    """
+
+    kind: Literal["correct_teacher"] = "correct_teacher"
+    folder: Address
+    teacher_sha256: str
+    tokens: int
+    loss_before: Number
+    loss: Number
+    dtype: str
+    rollbacks: tuple[Rollback, ...] = ()
 
 
 class Calibrated(Border):
@@ -279,6 +328,15 @@ class TeacherCached(Border):
     answers: CachedAnswers
     num_bytes: int
     predicted_bytes: int
+
+
+class Swept(Border):
+    """`chosen` is the rate with the lowest loss, of equal ones the lowest; `tokens` those of all rates together."""
+
+    kind: Literal["sweep"] = "sweep"
+    rates: tuple[SweptRate, ...]
+    chosen: Number
+    tokens: int
 
 
 class Trained(Border):
@@ -328,34 +386,7 @@ class LatencyMeasured(Border):
 
 
 JobResult = Annotated[
-    DataPrepared | Calibrated | ScoresMerged | TeacherCached | Trained | Exported | Pruned | LatencyMeasured,
+    DataPrepared | TeacherCorrected | Calibrated | ScoresMerged | TeacherCached | Swept | Trained | Exported
+    | Pruned | LatencyMeasured,
     Field(discriminator="kind"),
-]
-
-
-class Measurement(Border):
-    """Losses after `tokens` tokens of a run, in nats per token: the immutable point of a curve."""
-
-    tokens: int
-    loss: Number
-    kl_to_teacher: Number
-    loss_per_sequence: tuple[float, ...]
-
-
-class JobProgress(Border):
-    """How far a live attempt is; `done` of `total` in `unit`.
-
-    Of retraining also: `flops_per_second` as achieved, what the backward pass computes again left out; `data_wait`, the
-    share of time in which it waited for text; `memory_bytes`, the most that was held so far, of a GPU in tensors, on a
-    CPU by the process; and `seconds_left` of the attempt.
-    """
-
-    done: int
-    total: int
-    unit: str
-    per_second: float = 0.0
-    training_loss: float | None = None
-    flops_per_second: float | None = None
-    data_wait: float | None = None
-    memory_bytes: int | None = None
-    seconds_left: float | None = None
+]  # fmt: skip

@@ -11,7 +11,7 @@ from nas.cost import Dtype
 from nas.data_spec import DataSpec
 from nas.distillation_spec import DistillationSpec
 from nas.space import SearchSpace
-from nas.training_spec import PromotionSpec, TrainingSpec, TrialSpec
+from nas.training_spec import CorrectionSpec, PromotionSpec, RunSpec, TrialSpec
 
 NAME = "[a-z0-9][a-z0-9._-]{0,62}"
 NAME_DESCRIPTION = "1 to 63 lower-case letters, digits, dots, dashes, underscores"
@@ -126,6 +126,10 @@ class SearchSpec(Border):
         f"for more than {MOST_CANDIDATES} shapes",
     )
     data: DataSpec = Field(description="train, and optionally validation and how to read them")
+    correction: CorrectionSpec | None = Field(
+        default=None,
+        description="how the teacher is fine-tuned on the text before it is scored; left out, it stays as it is",
+    )
     calibration: CalibrationSpec = Field(
         default_factory=CalibrationSpec, description="how importance is measured and what is cut by it"
     )
@@ -140,11 +144,13 @@ class SearchSpec(Border):
         """Tokens of a sequence that costs of serving are stated for."""
         return self.serving.context or self.data.sequence_length
 
-    @field_validator("trial", "promotion")
+    @field_validator("correction", "trial", "promotion")
     @classmethod
-    def _countable(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+    def _countable(cls, training: RunSpec | None, info: ValidationInfo) -> RunSpec | None:
         data = info.data.get("data")
-        if data is not None and (tokens := training.actual_tokens(data.sequence_length)) > MOST_TOKENS:
+        if training is None or data is None:
+            return training
+        if (tokens := training.actual_tokens(data.sequence_length)) > MOST_TOKENS:
             raise ValueError(f"comes to {tokens:.2e} tokens, more than {MOST_TOKENS:.0e}")
         return training
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from nas.border import Border
+from nas.border import Border, Number
 
 
 class Rollback(Border):
@@ -25,3 +25,11 @@ class TextSample(Border):
     prompt: str
     teacher: str
     student: str
+
+
+class SweptRate(Border):
+    """What a peak learning rate came to: the loss at the end of the run, in nats per token, or why it has none."""
+
+    rate: Number
+    loss: Number | None = None
+    problem: str | None = None

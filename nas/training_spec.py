@@ -1,7 +1,7 @@
-"""How students are retrained, briefly in trials and in full as winners."""
+"""How models are trained: students briefly in trials and in full as winners, and a teacher before them."""
 
 from math import ceil
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -14,13 +14,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "follow-up": {"peak_learning_rate": 1e-4, "min_learning_rate": 1e-5},
 }
 
+MOST_RATES = 9
+"""Of a sweep."""
 
-class TrainingSpec(Border):
-    """How a student is retrained with AdamW, a linear warm-up and a cosine over the whole budget."""
 
-    preset: Literal["paper", "follow-up"] = Field(
-        default="paper", description="paper, or follow-up, whose rates fall from 1e-4 to 1e-5"
-    )
+class RunSpec(Border):
+    """One run of the training loop: AdamW, a linear warm-up and a cosine over the whole budget."""
+
     tokens: Count = Field(gt=0, description="a number of tokens, at least 1, completed to whole steps")
     batch_size: Count = Field(default=1152, gt=0, description="sequences per optimizer step, at least 1")
     micro_batch_size: Count | None = Field(
@@ -56,16 +56,6 @@ class TrainingSpec(Border):
     gradient_checkpointing: bool = Field(
         default=False, description="false; or true: layers are computed again in the backward pass, not kept"
     )
-    text_samples: Count = Field(
-        default=3, ge=0, le=100, description="how many sample texts teacher and student write at the end, 0 to 100"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _filled_from_the_preset(cls, given: Any) -> Any:
-        """What the preset says of the fields that are left out; an unknown preset is refused with its own field."""
-        preset = given.get("preset") if isinstance(given, dict) else None
-        return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
 
     def fitting_micro_batch(self, sequence_length: int, vocab_size: int) -> int:
         """Sequences per forward pass: as given, or as many as keep one tensor of float32 logits within a gigabyte."""
@@ -92,6 +82,41 @@ class TrainingSpec(Border):
         return frozenset(max(1, round(num_steps * k / self.measurements)) for k in range(1, self.measurements + 1))
 
 
+class TrainingSpec(RunSpec):
+    """How a student is retrained."""
+
+    preset: Literal["paper", "follow-up"] = Field(
+        default="paper", description="paper, or follow-up, whose rates fall from 1e-4 to 1e-5"
+    )
+    text_samples: Count = Field(
+        default=3, ge=0, le=100, description="how many sample texts teacher and student write at the end, 0 to 100"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_the_preset(cls, given: Any) -> Any:
+        """What the preset says of the fields that are left out; an unknown preset is refused with its own field."""
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS[preset], **given} if isinstance(preset, str) and preset in PRESETS else given
+
+    def at_rate(self, peak: float) -> Self:
+        """The same with another peak, above 0; the rate at the end keeps its proportion to it."""
+        share = self.min_learning_rate / self.peak_learning_rate
+        return self.model_copy(update={"peak_learning_rate": peak, "min_learning_rate": share * peak})
+
+
+class CorrectionSpec(RunSpec):
+    """The light fine-tuning of the teacher on the text, before anything else; as the follow-up prints it by default."""
+
+    tokens: Count = Field(
+        default=100_000_000_000, gt=0, description="a number of tokens, at least 1, completed to whole steps"
+    )
+    peak_learning_rate: Number = Field(
+        default=4e-5, gt=0, description="a rate above 0; the default is a fifth of the 2e-4 of trials"
+    )
+    warmup_steps: Count = Field(default=120, ge=0, description="steps, at least 0, at most half of the steps are used")
+
+
 class TrialSpec(TrainingSpec):
     """The light retraining of every candidate; the paper's 400 steps of 1152 x 4096 tokens by default."""
 
@@ -106,6 +131,21 @@ class TrialSpec(TrainingSpec):
     targets_per_token: Count = Field(
         default=50, gt=0, le=255, description="how many entries are sampled, or are the top_k, of each token, 1 to 255"
     )
+    learning_rates: tuple[Annotated[Number, Field(gt=0)], ...] = Field(
+        default=(),
+        max_length=MOST_RATES,
+        description=f"2 to {MOST_RATES} different rates above 0 that a sweep before the trials chooses their peak "
+        "from, or [] for the peak_learning_rate",
+    )
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _several(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) == 1:
+            raise ValueError("leaves nothing to choose")
+        if len(set(value)) < len(value):
+            raise ValueError("has the same rate twice")
+        return value
 
 
 class PromotionSpec(TrainingSpec):

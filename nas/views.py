@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 from nas.architecture import Architecture
 from nas.border import Border
 from nas.cost import Cost
+from nas.distillation_spec import DistillationSpec
 from nas.extension import Extension
 from nas.jobs import JobProgress
 from nas.ranking import CurvePoint, Standing
@@ -16,6 +17,7 @@ from nas.spec import SpendingSpec
 from nas.states import AttemptState, Intent, JobState, PromotionState, SearchState, TrialState
 from nas.training_cost import TrainingCost
 from nas.training_record import Rollback, TextSample
+from nas.training_views import CorrectionView, SweepView
 
 # --- before anything is spent -------------------------------------------------------------------------------
 
@@ -146,7 +148,8 @@ class SearchView(Border):
     """A search as it stands; see SearchSummary for the fields they share.
 
     `reason` says why it failed, or what has stopped it. `extensions` are what was added since it was submitted,
-    `spending` is what stops it now.
+    `spending` is what stops it now. `correction` is there once its teacher is corrected, `sweep`
+    once the rate of its trials is chosen, if its spec asks for that; `teacher_loss` is then the corrected one's.
     `user_error` says that it failed for something in its spec, teacher or text. `tokens_per_second` sums the running
     trials and promotions; `seconds_left` follows from it, where it can be told.
     """
@@ -167,6 +170,8 @@ class SearchView(Border):
     teacher_parameters: int
     teacher_loss: float | None
     num_fitting: int
+    correction: CorrectionView | None = None
+    sweep: SweepView | None = None
     tokens_done: int
     tokens_total: int
     tokens_per_second: float
@@ -237,7 +242,7 @@ class CandidateDetails(Border):
     `cost` is not known of searches that were begun before the teacher's dtype was kept. `kept_layers` are the teacher's
     layers that it came from, None until its trial has ended, or where they were not kept on record. `curve` is the mean
     of its `trials`' curves, one for each seed. `retrainings` are those that have ended, the newest last. `sources` are
-    empty where the text is one source.
+    empty where the text is one source. `distillation` is the spec's, with `auto` decided for this candidate.
     """
 
     search: str
@@ -245,6 +250,7 @@ class CandidateDetails(Border):
     cost: Cost | None
     share_of_teacher: float
     kept_layers: tuple[int, ...] | None = None
+    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
     curve: tuple[CurvePoint, ...]
     trials: tuple[TrialView, ...]
     sources: tuple[SourceCurve, ...] = ()

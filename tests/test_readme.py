@@ -37,9 +37,10 @@ def test_the_library_example_builds_a_student(tmp_path: Path) -> None:
 
 
 def test_the_example_spec_is_a_spec() -> None:
-    (example,) = blocks("yaml")
-    spec = parse_spec(yaml.safe_load(example), relative_to=Path("/"))
+    example, taught = (yaml.safe_load(block) for block in blocks("yaml"))
+    spec = parse_spec(example, relative_to=Path("/"))
     assert spec.trial.num_steps(spec.data.sequence_length) == 400
+    assert parse_spec({**example, **taught}, relative_to=Path("/")).trial.targets == "sampled"
 
 
 def test_the_client_example_takes_a_search_to_its_model(

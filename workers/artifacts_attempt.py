@@ -6,6 +6,7 @@ node, and everything there is mirrored whenever something of worth is added.
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from nas.pool import Assignment, Failure
 from workers import artifacts
 from workers.artifacts_manifest import MANIFEST, digest_of, write_manifest
 from workers.artifacts_scratch import OwnFolder, local_copy
-from workers.attempt import KEPT, TRAIN, AttemptFolder, fetch_records, outcome_name
+from workers.attempt import ANSWERS, KEPT, TRAIN, AttemptFolder, fetch_records, outcome_name
 
 _NOT_MIRRORED = ("heartbeat", "progress.json", "result.json", "failure.json", MANIFEST)
 _COMMIT = "state.json"
@@ -128,21 +129,21 @@ def local_artifacts(attempt: AttemptFolder) -> Iterator[None]:
 def _fetch_earlier(folders: tuple[str, ...], into: Path) -> tuple[str, ...]:
     """The folders with those of a store replaced by local ones, which hold of each what an attempt goes on from."""
     places = {folder: into / str(number) for number, folder in enumerate(folders) if is_url(folder)}
-    checkpoints: list[tuple[str, str]] = []
+    checkpoints: dict[str, list[tuple[str, str]]] = defaultdict(list)  # Of each run: its steps, and whose they are.
     for folder, place in places.items():
         fetch_records(folder, place)
         names = artifacts.files(folder)
-        if KEPT in names:
-            artifacts.get(f"{folder}/{KEPT}", place / KEPT)
         for name in names:
-            if name.startswith(f"{TRAIN}/"):
+            if name.startswith((f"{TRAIN}/", f"{ANSWERS}/")) or Path(name).name == KEPT:
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 artifacts.get(f"{folder}/{name}", place / name)
-        steps = [name.split("/")[1] for name in names if name.startswith("checkpoints/") and name.endswith(_COMMIT)]
-        checkpoints += [(step, folder) for step in steps]
-    for step, folder in sorted(checkpoints, reverse=True):
-        if _fetch_checkpoint(f"{folder}/checkpoints/{step}", places[folder] / "checkpoints" / step):
-            break
+            step = Path(name).parent
+            if step.parent.name == "checkpoints" and name.endswith(_COMMIT):
+                checkpoints[str(step.parent)].append((str(step), folder))
+    for of_run in checkpoints.values():
+        for path, folder in sorted(of_run, reverse=True):
+            if _fetch_checkpoint(f"{folder}/{path}", places[folder] / path):
+                break
     return tuple(str(places.get(folder, folder)) for folder in folders)
 
 

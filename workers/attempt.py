@@ -6,7 +6,9 @@ log.txt                   what the worker printed
 progress.json             how far it is, replaced again and again
 measurements/000000.json  the curve, numbered, never changed
 train/  validation/       of preparing the data, the token files of each source
+answers/                  of asking the teacher, what it said, in files of so many sequences
 checkpoints/              of a run, the newest;  kept.safetensors  what of the teacher its student keeps
+run-1/ run-2/ ...         of several runs, each with measurements, checkpoints and kept.safetensors of its own
 artifacts.json            of a result, what each file that it names must be
 result.json | failure.json  how it ended, exactly one, written once
 
@@ -36,6 +38,9 @@ _FULL_SECONDS = 1.0
 
 KEPT = "kept.safetensors"
 TRAIN, VALIDATION = "train", "validation"
+ANSWERS = "answers"
+PART = "run-"
+"""What the folders of several runs within an attempt begin with."""
 
 
 class AttemptFolder:
@@ -46,12 +51,13 @@ class AttemptFolder:
     this node; without one, a folder in a store can only be asked for its outcome.
     """
 
+    told_to_end: str | None = None
+
     def __init__(self, assignment: Assignment, path: Path | None = None) -> None:
         self.assignment = assignment
         self.path = path or Path(assignment.folder)
         self._is_elsewhere = path is None and is_url(assignment.folder)
         self.num_received = 0
-        self.told_to_end: str | None = None
         self._progress_read: JobProgress | None = None
         self._progress_written = 0.0
 
@@ -214,10 +220,11 @@ def fetch_records(folder: str, into: Path) -> None:
     """Copies measurements and outcome out of a store; one whose upload was cut short is not there. Raises OSError."""
     (into / "measurements").mkdir(parents=True, exist_ok=True)
     for name in sorted(artifacts.files(folder)):
-        if name.startswith("measurements/") or name in ("result.json", "failure.json"):
+        if Path(name).parent.name == "measurements" or name in ("result.json", "failure.json"):
             content = artifacts.read(f"{folder}/{name}")
             with contextlib.suppress(ValueError):
                 json.loads(content)
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
                 (into / name).write_bytes(content)
 
 

@@ -13,6 +13,7 @@ from nas.errors import TeacherError
 from nas.hub import weights_folder
 from nas.jobs import (
     CacheTeacher,
+    Calibrate,
     DataFiles,
     Export,
     Promotion,
@@ -32,9 +33,14 @@ def validation_of(data: DataFiles, device: torch.device) -> Batch:
     return PackedTokens(Path(data.validation_file), data.sequence_length).first(data.validation_sequences).to(device)
 
 
+def teacher_folder(spec: Calibrate | CacheTeacher | Trial | Promotion | Export) -> ModelFolder:
+    """The teacher that counts: as the search has corrected it, else as the user gave it."""
+    return inspect_model_folder(weights_folder(spec.teacher) if spec.corrected is None else Path(spec.corrected))
+
+
 def same_teacher(spec: CacheTeacher | Trial | Promotion | Export) -> ModelFolder:
-    """The teacher, if its weights are still those that the search began with."""
-    folder = inspect_model_folder(weights_folder(spec.teacher))
+    """The teacher, if its weights are still those that the search was calibrated with."""
+    folder = teacher_folder(spec)
     if weights_digest(folder) != spec.teacher_sha256:
         problem = "has other weights than when the search began"
         raise TeacherError("teacher", spec.teacher, problem, "the weights it was calibrated with, or a new search")

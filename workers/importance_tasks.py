@@ -23,13 +23,14 @@ from nas.hub import weights_folder
 from nas.jobs import Calibrate, Calibrated, DataFiles, JobProgress, MergeScores, Prune, Pruned, ScoresMerged, Trial
 from nas.model_folder import ModelFolder, inspect_model_folder
 from workers.attempt import AttemptFolder
+from workers.compute import teacher_folder
 
 
 def run_calibrate(spec: Calibrate, attempt: AttemptFolder) -> Calibrated:
     """Scores every axis by the job's shard of the samples; the first shard measures the teacher's loss too."""
     torch.set_num_threads(spec.resources.cpus)
     dtype = resolve_dtype(spec.resources.dtype, default_device())
-    folder = inspect_model_folder(weights_folder(spec.teacher))
+    folder = teacher_folder(spec)
     tokens = PackedTokens(Path(spec.data.train_file), spec.data.sequence_length)
     samples = tokens.sample(spec.calibration.samples, spec.seed)
     plan = Plan(folder.architecture, spec.calibration, spec.depths, folder.sliding_layers, shard=spec.shard)

@@ -21,6 +21,7 @@ from nas.hub import config_folder
 from nas.jobs import (
     CacheTeacher,
     Calibrate,
+    CorrectTeacher,
     Export,
     Exported,
     JobProgress,
@@ -31,14 +32,17 @@ from nas.jobs import (
     PrepareData,
     Promotion,
     Prune,
+    Sweep,
     Trial,
 )
 from nas.latency import write_table
 from nas.model_folder import inspect_config_folder, inspect_model_folder
 from workers.attempt import AttemptFolder
 from workers.compute import compute, same_teacher, validation_of
+from workers.correction_tasks import correct_teacher
 from workers.data_tasks import prepare_data
 from workers.importance_tasks import run_calibrate, run_merge_scores, run_prune
+from workers.sweep_tasks import sweep
 from workers.teacher_tasks import cache_teacher
 from workers.training_tasks import promotion, trial
 
@@ -49,6 +53,8 @@ def run_job(attempt: AttemptFolder) -> JobResult:
     match spec:
         case PrepareData():
             return prepare_data(spec, attempt)
+        case CorrectTeacher():
+            return correct_teacher(spec, attempt)
         case Calibrate():
             return run_calibrate(spec, attempt)
         case MergeScores():
@@ -57,6 +63,8 @@ def run_job(attempt: AttemptFolder) -> JobResult:
             return run_prune(spec, attempt)
         case CacheTeacher():
             return cache_teacher(spec, attempt)
+        case Sweep():
+            return sweep(spec, attempt)
         case Trial():
             return trial(spec, attempt)
         case Promotion():

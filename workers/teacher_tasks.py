@@ -14,10 +14,8 @@ from nas.compression.teacher import LiveTeacher, Teacher
 from nas.jobs import CachedAnswers, CacheTeacher, DataFiles, JobProgress, Promotion, TeacherCached, Trial
 from nas.model_folder import ModelFolder
 from nas.teacher_answers import AnswersIdentity
-from workers.attempt import AttemptFolder
+from workers.attempt import ANSWERS, AttemptFolder
 from workers.compute import compute, same_teacher, validation_of
-
-FOLDER = "answers"
 
 
 def teacher_of(spec: Trial | Promotion, folder: ModelFolder, device: torch.device, dtype: torch.dtype) -> Teacher:
@@ -35,7 +33,7 @@ def cache_teacher(spec: CacheTeacher, attempt: AttemptFolder) -> TeacherCached:
     """Whole files of earlier attempts are taken over."""
     device, dtype = compute(spec.resources)
     folder = same_teacher(spec)
-    into = attempt.path / FOLDER
+    into = attempt.path / ANSWERS
     answers = CachedAnswers(
         folder=str(into),
         form=spec.form,
@@ -51,12 +49,15 @@ def cache_teacher(spec: CacheTeacher, attempt: AttemptFolder) -> TeacherCached:
         device=device,
         micro_batch_size=spec.micro_batch_size,
     )
+
+    def progress(done: int, total: int) -> None:
+        attempt.report_progress(JobProgress(done=done, total=total, unit="tokens"), may_end=False)
+        attempt.checkpointed()  # Another file is there.
+
     manifest = writer.write(
         into,
-        [Path(earlier) / FOLDER for earlier in attempt.assignment.earlier_folders],
-        progress=lambda done, total: attempt.report_progress(
-            JobProgress(done=done, total=total, unit="tokens"), may_end=False
-        ),
+        [Path(earlier) / ANSWERS for earlier in attempt.assignment.earlier_folders],
+        progress=progress,
         interrupted=lambda: attempt.told_to_end is not None,
     )
     return TeacherCached(answers=answers, num_bytes=manifest.num_bytes, predicted_bytes=manifest.predicted_bytes)

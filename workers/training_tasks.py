@@ -147,8 +147,8 @@ def _distil(
         weights,
         checkpoints=attempt.path / "checkpoints",
         earlier_checkpoints=tuple(Path(earlier) / "checkpoints" for earlier in attempt.assignment.earlier_folders),
-        record=_record_into(attempt, first_tokens),
-        progress=_progress_into(attempt, first_tokens),
+        record=record_into(attempt, first_tokens),
+        progress=progress_into(attempt, first_tokens),
         interrupted=lambda: attempt.told_to_end is not None,
         saved=attempt.checkpointed,
         rolled_back=rollbacks.append,
@@ -184,7 +184,7 @@ def _samples(
     return text_samples(given, by_teacher, by_student, load_tokenizer(folder))
 
 
-def _record_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[int, Evaluation], None]:
+def record_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[int, Evaluation], None]:
     def record(tokens: int, evaluation: Evaluation) -> None:
         attempt.report_measurement(
             Measurement(
@@ -198,7 +198,7 @@ def _record_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[int, Ev
     return record
 
 
-def _progress_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[Progress], None]:
+def progress_into(attempt: AttemptFolder, first_tokens: int) -> Callable[[Progress], None]:
     def progress(now: Progress) -> None:
         attempt.report_progress(
             JobProgress(

@@ -133,6 +133,7 @@ def _search_fragments(view: SearchView, found: Sequence[Row]) -> dict[str, Marku
         "actions": _render("actions.html", view=view, actions=of_search(view)),
         "notice": _render("notice.html", view=view, outlook=outlook(view)),
         "best": _render("best.html", view=view, best=best, ahead=_ahead(view, best)),
+        "sweep": _render("sweep.html", view=view),
         "spend": _render("spend.html", view=view, doing=_doing(view)),
         **{f"row-{row.standing.candidate_id}": _render("row.html", row=row, name=view.name) for row in found},
         "teacher": _render("teacher.html", view=view),
@@ -227,6 +228,8 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     filters: Mapping[str, Any] = {
+        "correction": words.correction,
+        "rate": "{:g}".format,
         "state_word": lambda search: words.state(search.state, search.intent),
         "promotion_word": words.promotion,
         "about": _unbroken(words.about),
@@ -244,6 +247,7 @@ def _environment() -> Environment:
         "segment": lambda text: quote(text, safe=""),
         "size": _unbroken(words.size),
         "telemetry": lambda progress: words.telemetry([progress]),
+        "taught_by": words.taught_by,
         "tokens": _unbroken(words.tokens),
     }
     environment.filters.update(filters)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from nas.extension import promotion_segments, segment_ends
+from nas.jobs import Swept
 from nas.states import Intent, JobState
 
 
@@ -15,7 +16,7 @@ def tokens_total(
     promotions: Sequence[PromotionRecord],
     curves: SearchCurves,
 ) -> int:
-    """What all trials and the promotions of the winners come to; those that were given up, as far as they came."""
+    """What sweep, all trials and the promotions of the winners come to; what was given up, as far as it came."""
     spec, length = search.spec, search.spec.data.sequence_length
     failed = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.FAILED}
     going_on = [[trial for trial in candidate.trials if trial.id not in failed] for candidate in candidates]
@@ -29,12 +30,20 @@ def tokens_total(
     ]
     to_come = max(0, min(spec.promotion.winners, num_candidates) - len(promotions))
     behind = sum(curve[-1].tokens for curve in given_up if curve)
+    behind += tokens_of_sweep(search, jobs)
     return num_trials * search.trial_ends[-1] + sum(begun) + to_come * spec.promotion.actual_tokens(length) + behind
 
 
+def tokens_of_sweep(search: SearchRecord, jobs: Sequence[JobRecord]) -> int:
+    """Of all its rates: as many as it took, or is to take; 0 without one."""
+    result = next((job.result for job in jobs if job.kind == "sweep"), None)
+    return result.tokens if isinstance(result, Swept) else len(search.spec.trial.learning_rates) * search.trial_ends[0]
+
+
 def tokens_per_second(jobs: Sequence[JobRecord]) -> float:
-    """The pace of all trials and promotions that run now."""
-    told = [job.progress for job in jobs if job.kind in ("trial", "promotion") and job.state is JobState.RUNNING]
+    """The pace of all retraining that runs now."""
+    running = [job for job in jobs if job.state is JobState.RUNNING]
+    told = [job.progress for job in running if job.kind in ("sweep", "trial", "promotion")]
     # What they do before they retrain is counted in something else.
     return sum(progress.per_second for progress in told if progress is not None and progress.unit == "tokens")
 

@@ -194,9 +194,7 @@ def _check_cached(spec: SearchSpec, teacher_layers: int, depths: set[int]) -> No
     """Raises SpecError where some candidates would be taught by hidden states, of which nothing is cached."""
     deep = sorted(depth for depth in depths if spec.distillation.terms(teacher_layers, depth))
     if spec.trial.targets != "live" and deep:
-        problem = (
-            f"is for logits alone, but candidates of {deep[0]} of {teacher_layers} layers learn hidden states too"
-        )
+        problem = f"is for logits alone, but candidates of {deep[0]} of {teacher_layers} layers learn hidden states too"
         raise SpecError("trial.targets", spec.trial.targets, problem, "live, or distillation.hidden_states []")
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from sqlalchemy.orm import Session
 
+from api.correction import correction_of
 from api.scheduler import LEASE, LEASE_SECONDS
 from api.services.files import verified
 from api.services.outcome import promotions
@@ -20,10 +21,11 @@ from nas.errors import NotFoundError
 from nas.extension import spending
 from nas.families import family_named
 from nas.importance_view import ImportanceView
-from nas.jobs import Calibrated, ScoresMerged, Trained
+from nas.jobs import Calibrated, ScoresMerged, Sweep, Swept, TeacherCorrected, Trained
 from nas.ranking import CurvePoint, mean_curve
 from nas.spec import SearchSpec
 from nas.states import JobState, SearchState, TrialState
+from nas.training_views import CorrectionView, SweepView
 from nas.views import (
     AttemptView,
     CandidateDetails,
@@ -48,7 +50,7 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
     # What a run that was cut off had done and not measured is used, but not on the way to anything.
     total = max(used.tokens, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id), curves))
     pace = tokens_per_second(jobs)
-    running = search.state is SearchState.RUNNING
+    running, corrected = search.state is SearchState.RUNNING, correction_of(jobs)
     return SearchView(
         id=search.id,
         name=search.name,
@@ -67,6 +69,8 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
         teacher_parameters=family_named(search.teacher.family).count(search.teacher),
         teacher_loss=next((loss for loss in _teacher_losses(jobs) if loss is not None), None),
         num_fitting=search.num_fitting,
+        correction=None if corrected is None else _correction(corrected),
+        sweep=_sweep(candidates, jobs),
         tokens_done=used.tokens,
         tokens_total=total,
         tokens_per_second=pace,
@@ -121,6 +125,9 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
         kept_layers=kept[-1] if kept else None,
+        distillation=search.spec.distillation.decided(
+            search.teacher.num_hidden_layers, found.architecture.num_hidden_layers
+        ),
         curve=_curve(found, curves),
         trials=tuple(
             TrialView(
@@ -225,6 +232,24 @@ def _summary(store: Store, search: SearchRecord) -> SearchSummary:
 def _teacher_losses(jobs: list[JobRecord]) -> list[float | None]:
     """By shard of the calibration; one of them measures it."""
     return [job.result.loss for job in jobs if isinstance(job.result, Calibrated)]
+
+
+def _correction(found: TeacherCorrected) -> CorrectionView:
+    return CorrectionView(tokens=found.tokens, loss_before=found.loss_before, loss=found.loss, folder=found.folder)
+
+
+def _sweep(candidates: list[CandidateRecord], jobs: list[JobRecord]) -> SweepView | None:
+    job = next((job for job in jobs if job.kind == "sweep"), None)
+    if job is None or not isinstance(job.spec, Sweep) or not isinstance(job.result, Swept):
+        return None
+    architecture, result = job.spec.trial.architecture, job.result
+    return SweepView(
+        candidate_id=next(each.id for each in candidates if each.architecture == architecture),
+        architecture=architecture,
+        rates=result.rates,
+        chosen=result.chosen,
+        tokens=result.tokens,
+    )
 
 
 def _curve(candidate: CandidateRecord, curves: SearchCurves) -> tuple[CurvePoint, ...]:

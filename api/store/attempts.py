@@ -66,14 +66,14 @@ class Attempts:
         return (ended or 0.0) + sum(row.devices * max(0.0, (now - row.started_at).total_seconds()) for row in running)
 
     def tokens_not_measured(self, search_id: int) -> int:
-        """How far trials and promotions that did not come to their end said to be beyond their last measurement."""
+        """How far retraining that did not come to its end said to be beyond its last measurement; a sweep has none."""
         rows = self._session.execute(
             select(AttemptRow.progress, JobRow.trial_id, JobRow.promotion_id)
             .join(JobRow, JobRow.id == AttemptRow.job_id)
             .where(
                 JobRow.search_id == search_id,
                 JobRow.state != JobState.SUCCEEDED,
-                JobRow.kind.in_(["trial", "promotion"]),
+                JobRow.kind.in_(["sweep", "trial", "promotion"]),
                 AttemptRow.progress.is_not(None),
             )
         )
@@ -85,6 +85,8 @@ class Attempts:
         return sum(max(0, done - self._measured(*run)) for run, done in furthest.items())
 
     def _measured(self, trial_id: int | None, promotion_id: int | None) -> int:
+        if trial_id is None and promotion_id is None:
+            return 0
         own = MeasurementRow.trial_id == trial_id
         if promotion_id is not None:
             own = MeasurementRow.promotion_id == promotion_id

@@ -17,7 +17,7 @@ from api.store.attempts import Attempts
 from api.store.events import Events, trial_of
 from api.store.records import JobRecord
 from api.store.tables import AttemptRow, JobRow, PromotionRow
-from nas.jobs import JobProgress, JobResult, JobSpec, Trial
+from nas.jobs import JobProgress, JobResult, JobSpec, Swept, Trial
 from nas.pool import Failure, resources_of
 from nas.states import AttemptState, Intent, JobState, check_move
 from nas.views import EventKind
@@ -92,6 +92,12 @@ class Jobs:
         """How many jobs of a search's trials ended well."""
         done = (JobRow.search_id == search_id) & (JobRow.state == JobState.SUCCEEDED) & (JobRow.kind == "trial")
         return self._session.scalar(select(func.count()).select_from(JobRow).where(done)) or 0
+
+    def swept(self, search_id: int) -> Swept | None:
+        """What a search's sweep came to; None without one, or before its end."""
+        done = (JobRow.search_id == search_id) & (JobRow.state == JobState.SUCCEEDED) & (JobRow.kind == "sweep")
+        result = self._session.scalar(select(JobRow.result).where(done))
+        return None if result is None else Swept.model_validate(result)
 
     def first_broken(self, search_id: int) -> JobRecord | None:
         """The first failed job that a search cannot finish without: no trial, nor of a promotion that was cancelled."""

@@ -24,7 +24,7 @@ from nas.compression.telemetry import Progress as Progress
 from nas.compression.training_state import capture, newest_state, restore, write_state
 from nas.errors import Interrupted, TrainingDiverged
 from nas.training_record import Rollback
-from nas.training_spec import TrainingSpec
+from nas.training_spec import RunSpec
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Run:
     model: torch.nn.Module
     objective: Objective
     data: PackedTokens
-    spec: TrainingSpec
+    spec: RunSpec
     seed: int
     device: torch.device
     micro_batch_size: int
@@ -221,7 +221,7 @@ class _Trainer:
         return self._run.first_sequence + step * self._run.spec.batch_size
 
 
-def learning_rate(spec: TrainingSpec, step: int, num_steps: int) -> float:
+def learning_rate(spec: RunSpec, step: int, num_steps: int) -> float:
     """Linear warm-up (peak / W at step 0), then half a cosine from the peak to the minimum; `step` counts from 0."""
     warmup = min(spec.warmup_steps, num_steps // 2)
     if step < warmup:
@@ -231,7 +231,7 @@ def learning_rate(spec: TrainingSpec, step: int, num_steps: int) -> float:
     return spec.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def _optimizer(parameters: Sequence[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
+def _optimizer(parameters: Sequence[torch.nn.Parameter], spec: RunSpec) -> torch.optim.AdamW:
     # Norm weights and biases (one dimension) are not decayed: pulling a scale towards zero is no regulariser.
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": spec.weight_decay},

@@ -7,6 +7,7 @@ from nas.jobs import (
     CacheTeacher,
     Calibrate,
     Calibrated,
+    CorrectTeacher,
     DataFiles,
     DataPrepared,
     Export,
@@ -17,12 +18,15 @@ from nas.jobs import (
     PrepareData,
     Promotion,
     ScoresMerged,
+    Sweep,
+    Swept,
     TeacherCached,
+    TeacherCorrected,
     Trained,
     Trial,
 )
 from nas.pool import Assignment, Failure, Resources, Update
-from nas.training_record import TextSample
+from nas.training_record import SweptRate, TextSample
 
 Outcome = Callable[[Assignment], Update]
 
@@ -97,13 +101,22 @@ def succeed(assignment: Assignment) -> Update:
         case PrepareData():
             files = DataFiles(train_file="t", validation_file="v", sequence_length=32, validation_sequences=16)
             result: JobResult = DataPrepared(data=files, training_tokens=9999, validation_tokens=999)
+        case CorrectTeacher() as correct:
+            result = TeacherCorrected(
+                folder=f"{assignment.folder}/teacher",
+                teacher_sha256="def",
+                tokens=correct.training.actual_tokens(32),
+                loss_before=1.5,
+                loss=1.0,
+                dtype="float32",
+            )
         case Calibrate(shard=(number, total)):
             result = Calibrated(
                 scores_file="s" if total == 1 else f"s{number}",
                 samples=8 // total,
                 loss=None if number else 1.0,
                 dtype="float32" if number else "bfloat16",
-                teacher_sha256="abc",
+                teacher_sha256="abc" if assignment.spec.corrected is None else "def",
             )
         case MergeScores(scores_files=files_of_shards):
             result = ScoresMerged(scores_file="+".join(files_of_shards), importance_file="i")
@@ -116,6 +129,11 @@ def succeed(assignment: Assignment) -> Update:
                 num_sequences=ask.num_sequences,
             )
             result = TeacherCached(answers=answers, num_bytes=99, predicted_bytes=100)
+        case Sweep(rates=rates) as sweep:
+            # The middle one is best, and what lies further from it worse.
+            losses = [SweptRate(rate=rate, loss=5 + abs(place - len(rates) // 2)) for place, rate in enumerate(rates)]
+            tokens = len(rates) * sweep.trial.until_tokens
+            result = Swept(rates=tuple(losses), chosen=rates[len(rates) // 2], tokens=tokens)
         case Trial() | Promotion() as spec:
             run = spec.until_tokens if isinstance(spec, Trial) else spec.training.actual_tokens(32)
             result = Trained(

@@ -18,7 +18,7 @@ from nas.spec import SearchSpec
 from nas.states import AttemptState
 from nas.views import EventKind
 
-KINDS = ("raylet", "postgresql", "disk")
+KINDS = ("raylet", "scheduler", "postgresql", "disk")
 DISK_BYTES = 2**28
 
 

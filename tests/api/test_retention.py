@@ -285,7 +285,7 @@ def test_the_command_says_what_it_would_remove_and_then_removes_just_that(
 
 def test_the_documented_table_is_the_one_that_is_applied() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
-    rows = [line[2:-2].split(" | ") for line in page.split("| what an attempt has left |")[1].splitlines()[2:7]]
+    rows = [line[2:-2].split(" | ") for line in page.split("| what an attempt has left |")[1].splitlines()[2:8]]
     columns = [
         {SearchState.RUNNING, SearchState.PAUSED},
         {SearchState.STOPPED, SearchState.FAILED, SearchState.CANCELLED},

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from api import words
+from nas.distillation_spec import DistillationSpec
 from nas.jobs import JobProgress
 
 
@@ -44,3 +45,22 @@ def test_telemetry_is_of_all_jobs_together() -> None:
     assert words.telemetry([told, told]) == "2,469 tokens/s, 5.00 TFLOP/s, 2.00 GB, 1 % waiting for text"
     assert words.telemetry([old]) == "100 tokens/s", "as records of before there was more have it"
     assert words.telemetry([JobProgress(done=1, total=9, unit="samples", per_second=3.0)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "forward KL on logits"),
+        (
+            {"hidden_states": ["embedding", "block_output"]},
+            "forward KL on logits; cosine of embedding, block output",
+        ),
+        (
+            {"logits": "mse", "temperature": 2, "top_k": 100, "language_modeling": 0.5},
+            "MSE on logits at temperature 2 of the top 100; 0.5 of the text's own cross-entropy",
+        ),
+        ({"logits": "none", "language_modeling": 1}, "1 of the text's own cross-entropy"),
+    ],
+)
+def test_what_a_candidate_is_taught_by(given: dict[str, object], told: str) -> None:
+    assert words.taught_by(DistillationSpec.model_validate(given)) == told

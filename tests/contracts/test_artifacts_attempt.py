@@ -141,9 +141,9 @@ def test_no_job_starts_on_a_damaged_artifact(
 
 
 class EndingEarly(MirroredAttempt):
-    """Is told to end once it has saved so many states, and then does one more step."""
+    """Is told to end once it has saved so many states, that of the beginning included."""
 
-    left = 4
+    left = 6
 
     def checkpointed(self) -> None:
         super().checkpointed()

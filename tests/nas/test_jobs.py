@@ -12,6 +12,7 @@ from nas.errors import IllegalMove
 from nas.jobs import (
     Calibrate,
     Calibrated,
+    CorrectTeacher,
     DataFiles,
     DataPrepared,
     Export,
@@ -26,14 +27,17 @@ from nas.jobs import (
     Prune,
     Pruned,
     ScoresMerged,
+    Sweep,
+    Swept,
+    TeacherCorrected,
     Trained,
     Trial,
 )
 from nas.pool import Assignment, Failure, Resources, Update, resources_of
 from nas.spec import ResourcesSpec
 from nas.states import LEGAL_MOVES, JobState, check_move
-from nas.training_record import Rollback, TextSample
-from nas.training_spec import TrainingSpec
+from nas.training_record import Rollback, SweptRate, TextSample
+from nas.training_spec import RunSpec, TrainingSpec
 from tests.nas.shapes import small_llama
 
 FILES = DataFiles(train_file="t.bin", validation_file="v.bin", sequence_length=32, validation_sequences=4)
@@ -53,8 +57,10 @@ TRIAL = Trial(
 )
 SPECS: list[JobSpec] = [
     PrepareData(teacher="t", data=DataSpec(train="x"), training_tokens=1280),
+    CorrectTeacher(teacher="t", data=FILES, training=RunSpec(tokens=640), seed=5, resources=RESOURCES),
     Calibrate(
         teacher="t",
+        corrected="c",
         data=FILES,
         calibration=CALIBRATION,
         depths=(3, 2),
@@ -64,6 +70,7 @@ SPECS: list[JobSpec] = [
         resources=RESOURCES,
     ),
     MergeScores(scores_files=("s", "t"), calibration=CALIBRATION),
+    Sweep(trial=TRIAL, rates=(1e-3, 2e-3)),
     TRIAL,
     Promotion(
         teacher="t",
@@ -100,9 +107,15 @@ SPECS: list[JobSpec] = [
 ]
 RESULTS: list[JobResult] = [
     DataPrepared(data=FILES, training_tokens=1280, validation_tokens=128),
+    TeacherCorrected(folder="c", teacher_sha256="d", tokens=640, loss_before=2.5, loss=2.25, dtype="float32"),
     Calibrated(scores_file="s", samples=8, loss=2.5, dtype="float32", teacher_sha256="d"),
     Calibrated(scores_file="s", samples=8, loss=None, dtype="float32", teacher_sha256="d"),
     ScoresMerged(scores_file="s", importance_file="i"),
+    Swept(
+        rates=(SweptRate(rate=1e-3, loss=2.5), SweptRate(rate=2e-3, problem="the training loss is nan")),
+        chosen=1e-3,
+        tokens=960,
+    ),
     Trained(kind="trial", weights="w", kept_layers=(0, 2), tokens=640, dtype="float32"),
     Trained(
         kind="promotion",
@@ -159,14 +172,18 @@ def test_a_job_result_survives_json_as_its_own_kind(result: JobResult) -> None:
 @pytest.mark.parametrize("kind", ["training", "", None])
 def test_an_unknown_kind_of_job_is_refused(kind: str | None) -> None:
     adapter: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
-    kinds = "'prepare_data', 'calibrate', 'merge_scores', 'cache_teacher', 'trial', 'promotion'"
+    kinds = (
+        "'prepare_data', 'correct_teacher', 'calibrate', 'merge_scores', 'cache_teacher', 'sweep', 'trial', 'promotion'"
+    )
     with pytest.raises(ValidationError, match=kinds):
         adapter.validate_python({**TRIAL.model_dump(), "kind": kind})
 
 
 def test_a_job_occupies_what_its_spec_says_and_preparing_and_adding_up_no_gpu() -> None:
     assert {spec.kind: resources_of(spec) for spec in SPECS} == {
-        **dict.fromkeys(("calibrate", "trial", "promotion", "export", "prune"), Resources(cpus=2)),
+        **dict.fromkeys(
+            ("correct_teacher", "calibrate", "sweep", "trial", "promotion", "export", "prune"), Resources(cpus=2)
+        ),
         **dict.fromkeys(("prepare_data", "merge_scores"), Resources(cpus=1, gpus=0)),
     }
 
