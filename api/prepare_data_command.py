@@ -44,7 +44,8 @@ def prepare_data(parsed: argparse.Namespace) -> int:
     into = None if parsed.into is None else new_place("--into", parsed.into, "folder")
     spec = read_spec(parsed.spec)
     checked_teacher(spec)
-    data = spec.data.model_copy(update={"prepared": None})
+    # Where something is to be kept it is made anew; else what was made before is held against the spec.
+    data = spec.data if into is None else spec.data.model_copy(update={"prepared": None})
     job = PrepareData(teacher=spec.teacher, data=data, training_tokens=search_tokens(spec))
     try:
         with jobs_beside(into or Path(tempfile.gettempdir()) / "prepared", None) as jobs:
@@ -108,7 +109,10 @@ def _tell(view: PreparedView, as_json: bool) -> None:
             f"{source.validation_sequences:,}",
         )
     console.print(table, highlight=False)
-    lines = ["trial, promotion: how often each reads all of a source; sequences: those that losses are measured on"]
+    lines = [
+        "documents, tokens: as many as a search needs; trial, promotion: how often each reads all of these",
+        "sequences: those that losses are measured on",
+    ]
     if view.folder is not None:
         lines.append(f"kept in {view.folder}; data.prepared: {json.dumps(view.folder)} uses it again")
     console.print(Text("\n".join(lines)), highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """What a student is taught by: losses on logits and hidden states, as the user chose or as the paper advises."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -32,8 +32,8 @@ class DistillationSpec(Border):
     )
     top_k: Count | None = Field(
         default=None,
-        gt=0,
-        description="compare only that many of the teacher's likeliest entries, at least 1; left out, all",
+        gt=1,
+        description="compare only that many of the teacher's likeliest entries, at least 2; left out, all",
     )
     hidden_states: Literal["auto"] | tuple[HiddenTerm, ...] = Field(
         default="auto",
@@ -42,7 +42,6 @@ class DistillationSpec(Border):
     )
     hidden_layers: tuple[tuple[int, int], ...] = Field(
         default=((-3, -3),),
-        min_length=1,
         description="pairs [teacher's layer, student's layer], from 0, or from -1 backwards, whose states are compared",
     )
     hidden_loss: HiddenLoss = Field(default="cosine", description="cosine or mse")
@@ -52,12 +51,30 @@ class DistillationSpec(Border):
         description="the weight of the loss on hidden states, above 0; left out, it weighs as much as that on logits",
     )
 
-    @field_validator("hidden_states")
+    @field_validator("hidden_states", mode="before")
     @classmethod
-    def _each_once(cls, value: Literal["auto"] | tuple[HiddenTerm, ...]) -> Literal["auto"] | tuple[HiddenTerm, ...]:
-        if len(set(value)) < len(value) and value != "auto":
-            raise ValueError(f"names one twice: {', '.join(value)}")
-        return value
+    def _known(cls, given: object) -> object:
+        """In one sentence, where pydantic has one for each way that it could be meant."""
+        if given == "auto":
+            return given
+        if not isinstance(given, list | tuple):
+            raise ValueError("is neither a list nor auto")
+        if unknown := [each for each in given if each not in get_args(HiddenTerm)]:
+            raise ValueError(f"has {unknown[0]}")
+        if len(set(given)) < len(given):
+            raise ValueError(f"names one twice: {', '.join(given)}")
+        return given
+
+    @field_validator("hidden_layers", mode="before")
+    @classmethod
+    def _pairs(cls, given: object) -> object:
+        whole = isinstance(given, list | tuple) and all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(type(layer) is int for layer in pair)
+            for pair in given
+        )
+        if not whole or not given:
+            raise ValueError("is no list of pairs of whole numbers, such as [[-3, -3]]")
+        return given
 
     @model_validator(mode="after")
     def _teaches_something(self) -> "DistillationSpec":

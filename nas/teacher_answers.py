@@ -8,6 +8,9 @@ CachedForm = Literal["sampled", "top_k"]
 
 MANIFEST = "answers.json"
 
+VALIDATION_DRAWS = 255
+"""Of each token of the validation text, whatever the form."""
+
 
 class AnswersIdentity(Border):
     """Everything that a teacher's cached answers depend on; they serve no run that differs in any of it.

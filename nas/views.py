@@ -242,7 +242,8 @@ class CandidateDetails(Border):
     `cost` is not known of searches that were begun before the teacher's dtype was kept. `kept_layers` are the teacher's
     layers that it came from, None until its trial has ended, or where they were not kept on record. `curve` is the mean
     of its `trials`' curves, one for each seed. `retrainings` are those that have ended, the newest last. `sources` are
-    empty where the text is one source. `distillation` is the spec's, with `auto` decided for this candidate.
+    empty where the text is one source. `distillation` is the spec's, with `auto` decided for this candidate, and
+    `targets` those of its trials.
     """
 
     search: str
@@ -251,6 +252,7 @@ class CandidateDetails(Border):
     share_of_teacher: float
     kept_layers: tuple[int, ...] | None = None
     distillation: DistillationSpec = Field(default_factory=DistillationSpec)
+    targets: str = "live"
     curve: tuple[CurvePoint, ...]
     trials: tuple[TrialView, ...]
     sources: tuple[SourceCurve, ...] = ()

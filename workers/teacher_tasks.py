@@ -49,15 +49,13 @@ def cache_teacher(spec: CacheTeacher, attempt: AttemptFolder) -> TeacherCached:
         device=device,
         micro_batch_size=spec.micro_batch_size,
     )
-
-    def progress(done: int, total: int) -> None:
-        attempt.report_progress(JobProgress(done=done, total=total, unit="tokens"), may_end=False)
-        attempt.checkpointed()  # Another file is there.
-
     manifest = writer.write(
         into,
         [Path(earlier) / ANSWERS for earlier in attempt.assignment.earlier_folders],
-        progress=progress,
+        progress=lambda done, total: attempt.report_progress(
+            JobProgress(done=done, total=total, unit="tokens"), may_end=False
+        ),
+        saved=attempt.checkpointed,
         interrupted=lambda: attempt.told_to_end is not None,
     )
     return TeacherCached(answers=answers, num_bytes=manifest.num_bytes, predicted_bytes=manifest.predicted_bytes)

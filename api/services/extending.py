@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.services.control import check_text_is_there
-from api.services.submission import Submission, enumerate_spec, submit
+from api.services.submission import Submission, check_depths, enumerate_spec, submit
 from api.spending import used_up
 from api.store.database import Database
 from api.store.records import SearchRecord
 from api.store.store import Store
 from nas.architecture import Architecture
-from nas.calibration import PRESETS, REMOVING, check_protected
+from nas.calibration import PRESETS, REMOVING
 from nas.errors import ConflictError, SpecError
 from nas.extension import Extension, segment_ends, trial_segments
 from nas.spec import MOST_SAMPLED, MOST_TOKENS, SearchSpec
@@ -138,6 +138,7 @@ def _more_candidates(spec: SearchSpec, there: Collection[Architecture], count: i
         if len(new) < count:
             problem = f"is more than the {len(new)} shapes drawn whose number of layers the scores are of"
             raise SpecError("candidates", count, problem, "fewer, or a clone, which is calibrated anew")
-    check_protected(spec.calibration, found.teacher, {candidate.architecture.num_hidden_layers for candidate in new})
     places = Random(f"{spec.seed} {len(there)}").sample(range(len(new)), count)
-    return [new[place] for place in sorted(places)]
+    drawn = [new[place] for place in sorted(places)]
+    check_depths(spec, found.teacher, {candidate.architecture.num_hidden_layers for candidate in drawn})
+    return drawn

@@ -184,18 +184,26 @@ def _checked(spec: SearchSpec) -> EnumerationView:
         problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
     depths = {candidate.architecture.num_hidden_layers for candidate in found.candidates}
-    check_protected(spec.calibration, found.teacher, depths)
-    _check_cached(spec, found.teacher.num_hidden_layers, depths)
+    check_depths(spec, found.teacher, depths)
     check_texts(spec)
     return found
 
 
-def _check_cached(spec: SearchSpec, teacher_layers: int, depths: set[int]) -> None:
-    """Raises SpecError where some candidates would be taught by hidden states, of which nothing is cached."""
-    deep = sorted(depth for depth in depths if spec.distillation.terms(teacher_layers, depth))
+def check_depths(spec: SearchSpec, teacher: Architecture, depths: set[int]) -> None:
+    """Raises SpecError where candidates of these depths cannot be cut, or not be taught, as the spec says."""
+    check_protected(spec.calibration, teacher, depths)
+    layers = teacher.num_hidden_layers
+    deep = sorted(depth for depth in depths if spec.distillation.terms(layers, depth))
     if spec.trial.targets != "live" and deep:
-        problem = f"is for logits alone, but candidates of {deep[0]} of {teacher_layers} layers learn hidden states too"
+        problem = f"is for logits alone, but candidates of {deep[0]} of {layers} layers learn hidden states too"
         raise SpecError("trial.targets", spec.trial.targets, problem, "live, or distillation.hidden_states []")
+    if "hidden_layers" in spec.distillation.model_fields_set:
+        for of_teacher, of_student in spec.distillation.hidden_layers:
+            for layer, whose, count in ((of_teacher, "teacher", layers), (of_student, "student", min(deep, default=0))):
+                if count and not -count <= layer < count:
+                    problem = f"has layer {layer} of a {whose} of {count} layers"
+                    pairs = [list(pair) for pair in spec.distillation.hidden_layers]
+                    raise SpecError("distillation.hidden_layers", pairs, problem, f"-{count} to {count - 1}")
 
 
 def check_texts(spec: SearchSpec) -> None:

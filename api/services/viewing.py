@@ -125,6 +125,7 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
         share_of_teacher=found.parameters / family_named(search.teacher.family).count(search.teacher),
         kept_layers=kept[-1] if kept else None,
+        targets=search.spec.trial.targets,
         distillation=search.spec.distillation.decided(
             search.teacher.num_hidden_layers, found.architecture.num_hidden_layers
         ),

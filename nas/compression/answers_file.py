@@ -56,6 +56,7 @@ def arrays_of_sampled(pieces: Sequence[Sampled], length: int, entry_bytes: int) 
 
 def write_shard(path: Path, sequences: Sequence[Arrays]) -> None:
     save_file({name: np.concatenate([each[name] for each in sequences]) for name in sequences[0]}, path)
+    path.chmod(0o644)  # safetensors leaves it to its owner alone.
 
 
 class ShardReader:

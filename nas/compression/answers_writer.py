@@ -8,11 +8,11 @@ FOLDER/answers.json              what all this is of, written last
 N tokens, V vocabulary entries, D channels.
 """
 
+import errno
 import hashlib
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +27,16 @@ from nas.compression.head import SplitModel
 from nas.compression.order import generator
 from nas.compression.sparse_targets import draw, entry_bytes, expected_entries, largest
 from nas.durable import beside, write_text
-from nas.errors import FolderError, Interrupted
-from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard
-
-logger = logging.getLogger(__name__)
+from nas.errors import Interrupted
+from nas.teacher_answers import MANIFEST, VALIDATION_DRAWS, AnswersIdentity, AnswersManifest, AnswersShard
 
 _SHARD_TOKENS = 1 << 20
-"""About 40 MB, and minutes of a large teacher: what is lost when a job ends in between."""
+"""About 40 MB, and minutes of a large teacher: what is lost, at most, when a job ends in between."""
 
-_PROBED_SEQUENCES = 8
+_FEWEST_SHARDS = 64
+"""Of a shorter run a 64th at most is lost."""
+
+_PROBED_SEQUENCES = 32
 _TRAINING, _VALIDATION = 1 << 62, 1 << 61
 """The first random streams of both kinds of sequences; see order.py for the others."""
 
@@ -59,47 +60,62 @@ class AnswersWriter:
     micro_batch_size: int
 
     def predicted_bytes(self) -> int:
-        """Of all files: exact for top_k; for samples as measured of a few sequences that are spread over the order."""
-        identity, form = self.identity, self.identity.form
-        num_sequences = identity.num_sequences + identity.validation_sequences
-        num_tokens = num_sequences * identity.sequence_length
-        if form == "top_k":
-            return num_tokens * (identity.per_token * (id_dtype(identity.vocab_size).itemsize + 2) + 2)
+        """Of all files but their headers: exact for top_k; for samples from a few sequences, spread over the order."""
+        identity, length = self.identity, self.identity.sequence_length
         probed = min(_PROBED_SEQUENCES, identity.num_sequences)
         places = [identity.first_sequence + i * identity.num_sequences // probed for i in range(probed)]
-        entries = 0.0
-        for place in places:
-            batch = self.data.training_batch(place, 1, identity.seed).to(self.device)
-            for logits_NV in self._logits(batch, identity.temperature):
-                entries += expected_entries(logits_NV, identity.per_token).double().sum().item()
-        per_token = entries / (probed * identity.sequence_length)
-        return round(num_tokens * (3 + per_token * entry_bytes(identity.vocab_size, identity.per_token)))
+        training = (self.data.training_batch(place, 1, identity.seed).to(self.device) for place in places)
+        validation = list(self.validation.split(1))
+        spread = [validation[i] for i in range(0, len(validation), -(-len(validation) // _PROBED_SEQUENCES))]
+        of_validation = self._sampled_bytes(spread, VALIDATION_DRAWS, 1.0)
+        if identity.form == "top_k":
+            of_training: float = identity.per_token * (id_dtype(identity.vocab_size).itemsize + 2) + 2
+        else:
+            of_training = self._sampled_bytes(training, identity.per_token, identity.temperature)
+        num_training, num_validation = identity.num_sequences * length, identity.validation_sequences * length
+        return round(num_training * of_training + num_validation * of_validation)
+
+    def _sampled_bytes(self, batches: Iterable[Batch], num_draws: int, temperature: float) -> float:
+        """Of a token of these, in the mean."""
+        entries, num_tokens = 0.0, 0
+        for batch in batches:
+            num_tokens += batch.inputs_BT.numel()
+            for logits_NV in self._logits(batch, temperature):
+                entries += expected_entries(logits_NV, num_draws).double().sum().item()
+        return 3 + entries / num_tokens * entry_bytes(self.identity.vocab_size, num_draws)
 
     def write(
         self,
         folder: Path,
         earlier: Iterable[Path] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
+        saved: Callable[[], None] = lambda: None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> AnswersManifest:
-        """Writes what neither `folder` nor the `earlier` ones have; `progress` is told tokens done, of how many.
+        """Writes what neither `folder` nor the `earlier` ones have.
 
-        Raises FolderError where the disk has too little room for what is predicted, and Interrupted between two files
-        once `interrupted` says so: what is written is kept.
+        `progress` is told tokens done, of how many, and `saved` that another file is there. Raises OSError where the
+        disk has too little room for what is predicted, and Interrupted before the next micro-batch once `interrupted`
+        says so: whole files are kept.
         """
         predicted, identity = self.predicted_bytes(), self.identity
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(folder, predicted)
-        logger.info("the teacher's answers will take about %.3f GB", predicted / 1e9)
-        size = max(1, _SHARD_TOKENS // identity.sequence_length)
-        shards, total = [], identity.num_sequences * identity.sequence_length
-        for number, first in enumerate(range(0, identity.num_sequences, size)):
-            progress(first * identity.sequence_length, total)
+        print(f"the teacher's answers will take about {predicted:,} bytes", flush=True)
+        size, shards = _sequences_per_shard(identity), []
+        total = identity.num_sequences * identity.sequence_length
+
+        def go_on(sequences_done: int) -> None:
             if interrupted():
                 raise Interrupted
+            progress(sequences_done * identity.sequence_length, total)
+
+        for number, first in enumerate(range(0, identity.num_sequences, size)):
             count = min(size, identity.num_sequences - first)
-            shards.append(self._shard(folder, f"{number:06d}", earlier, partial(self._training, first, count)))
-        progress(total, total)
+            answers = partial(self._training, first, count, go_on)
+            shards.append(self._shard(folder, f"{number:06d}", earlier, answers))
+            saved()
+        go_on(identity.num_sequences)
         manifest = AnswersManifest(
             identity=identity,
             sequences_per_shard=size,
@@ -130,34 +146,37 @@ class AnswersWriter:
         _tell(told, self.identity, shard)
         return shard
 
-    def _training(self, first: int, count: int) -> list[Arrays]:
+    # What is kept of each sequence is the same whatever the size of batches and chunks.
+
+    def _training(self, first: int, count: int, go_on: Callable[[int], None]) -> list[Arrays]:
+        """What is kept of so many sequences; `go_on` is asked before each micro-batch, and may raise."""
         identity, found = self.identity, []
-        first += identity.first_sequence
         for start in range(first, first + count, self.micro_batch_size):
-            here = min(self.micro_batch_size, first + count - start)
-            batch = self.data.training_batch(start, here, identity.seed).to(self.device)
-            found += self._answers(batch, identity.temperature, [_TRAINING + start + i for i in range(here)])
+            go_on(start)
+            here, place = min(self.micro_batch_size, first + count - start), identity.first_sequence + start
+            batch = self.data.training_batch(place, here, identity.seed).to(self.device)
+            if identity.form == "top_k":
+                kept = [largest(each, identity.per_token) for each in self._logits(batch, identity.temperature)]
+                found += arrays_of_top_k(kept, identity.sequence_length, identity.vocab_size)
+            else:
+                found += self._sampled(batch, identity.per_token, identity.temperature, _TRAINING + place)
         return found
 
     def _of_validation(self) -> list[Arrays]:
-        return [
-            each
-            for batch in self.validation.split(self.micro_batch_size)
-            for each in self._answers(batch, 1.0, [_VALIDATION + batch.first + i for i in range(len(batch.inputs_BT))])
-        ]
+        """Always sampled, and more finely: a KL is estimated from it, which is not to be biased."""
+        batches = self.validation.split(self.micro_batch_size)
+        found = [self._sampled(batch, VALIDATION_DRAWS, 1.0, _VALIDATION + batch.first) for batch in batches]
+        return [sequence for batch in found for sequence in batch]
 
-    def _answers(self, batch: Batch, temperature: float, streams: Sequence[int]) -> list[Arrays]:
-        """What is kept of each sequence of a batch; the same whatever the size of the batch and of chunks."""
-        identity, length = self.identity, self.identity.sequence_length
-        if identity.form == "top_k":
-            kept = [largest(logits_NV, identity.per_token) for logits_NV in self._logits(batch, temperature)]
-            return arrays_of_top_k(kept, length, identity.vocab_size)
-        starts_N = np.concatenate([generator(identity.seed, stream).random(length) for stream in streams])
+    def _sampled(self, batch: Batch, num_draws: int, temperature: float, first_stream: int) -> list[Arrays]:
+        length, count = self.identity.sequence_length, len(batch.inputs_BT)
+        streams = range(first_stream, first_stream + count)
+        starts_N = np.concatenate([generator(self.identity.seed, stream).random(length) for stream in streams])
         drawn, at = [], 0
         for logits_NV in self._logits(batch, temperature):
-            drawn.append(draw(logits_NV, starts_N[at : at + len(logits_NV)], identity.per_token))
+            drawn.append(draw(logits_NV, starts_N[at : at + len(logits_NV)], num_draws))
             at += len(logits_NV)
-        return arrays_of_sampled(drawn, length, entry_bytes(identity.vocab_size, identity.per_token))
+        return arrays_of_sampled(drawn, length, entry_bytes(self.identity.vocab_size, num_draws))
 
     @torch.no_grad()
     def _logits(self, batch: Batch, temperature: float) -> Iterator[torch.Tensor]:
@@ -192,12 +211,18 @@ def _take_over(file: Path, into: Path) -> None:
             shutil.copyfile(file, unfinished)
 
 
+def _sequences_per_shard(identity: AnswersIdentity) -> int:
+    fitting = min(identity.num_sequences // _FEWEST_SHARDS, _SHARD_TOKENS // identity.sequence_length)
+    return max(1, fitting)
+
+
 def _check_room(folder: Path, wanted: int) -> None:
+    """Raises OSError as a write to a full disk would: the attempt is tried again, when there may be room."""
     there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     free = shutil.disk_usage(folder).free + there
     if free < wanted:
-        problem = f"has {free / 1e9:,.1f} GB free where the teacher's answers take about {wanted / 1e9:,.1f} GB"
-        raise FolderError("trial.targets", str(folder), problem, "live, fewer targets_per_token, or more room")
+        full = os.strerror(errno.ENOSPC)
+        raise OSError(f"{full}: {folder} has {free:,} bytes where the teacher's answers take about {wanted:,}")
 
 
 def digest(file: Path) -> str:

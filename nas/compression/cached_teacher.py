@@ -14,7 +14,7 @@ from nas.compression.sparse_targets import Sampled, TopK, sampled_loss, top_k_lo
 from nas.compression.teacher import Divergences, Teacher, TokenLosses
 from nas.distillation_spec import HiddenTerm
 from nas.errors import CheckpointError
-from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard
+from nas.teacher_answers import MANIFEST, VALIDATION_DRAWS, AnswersIdentity, AnswersManifest, AnswersShard
 
 
 class Answers:
@@ -63,31 +63,30 @@ class CachedTeacher(Teacher):
     def __init__(self, answers: Answers, device: torch.device) -> None:
         self._answers = answers
         self._device = device
-        self._temperature = answers.manifest.identity.temperature
 
     def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
         if listen_to:
             raise ValueError("a teacher's answers are of its logits: there are no hidden states among them")
         found = _Chunks(self._answers.training(batch.first, len(batch.inputs_BT)), self._device)
-        temperature = self._temperature
+        identity = self._answers.manifest.identity
+        temperature, num_draws = identity.temperature, identity.per_token
 
         def losses(student_NV: torch.Tensor, rows: slice) -> LossAndGradient:
             if temperature == 1.0:
-                return self._loss(student_NV, found[rows])
-            losses_N, gradient_NV = self._loss(student_NV / temperature, found[rows])
+                return _loss(student_NV, found[rows], num_draws)
+            losses_N, gradient_NV = _loss(student_NV / temperature, found[rows], num_draws)
             return losses_N, gradient_NV.div_(temperature)
 
         return losses, {}
 
     def divergences(self, batch: Batch) -> Divergences:
-        """Estimates: exact in the mean where it was sampled, of the k and their tail where not, which is less."""
+        """Estimates, exact in the mean: of validation the answers are always samples."""
         found = _Chunks(self._answers.validation(batch.first, len(batch.inputs_BT)), self._device)
-        return lambda student_NV, rows: self._loss(student_NV, found[rows])[0]
+        return lambda student_NV, rows: _loss(student_NV, found[rows], VALIDATION_DRAWS)[0]
 
-    def _loss(self, student_NV: torch.Tensor, found: Sampled | TopK) -> LossAndGradient:
-        if isinstance(found, TopK):
-            return top_k_loss(student_NV, found)
-        return sampled_loss(student_NV, found, self._answers.manifest.identity.per_token)
+
+def _loss(student_NV: torch.Tensor, found: Sampled | TopK, num_draws: int) -> LossAndGradient:
+    return top_k_loss(student_NV, found) if isinstance(found, TopK) else sampled_loss(student_NV, found, num_draws)
 
 
 class _Chunks:

@@ -62,12 +62,14 @@ def held_out(text: str, fraction: float) -> bool:
 
 
 def _in_parquet(file: Path, text: Text) -> Iterator[str]:
+    import pyarrow.parquet as pq
     from datasets import load_dataset_builder
 
     _prepare()
     try:
         builder = load_dataset_builder("parquet", data_files=[glob.escape(str(file))])
-        yield from _rows(builder, "train", str(file), text)
+        if pq.ParquetFile(file).metadata.num_rows:  # The library's own reader stumbles over none.
+            yield from _rows(builder, "train", str(file), text)
     except (ValueError, OSError) as error:  # Arrow's are among them.
         raise DataError(text.field, str(file), f"cannot be read ({_first_line(error)})", _PARQUET) from error
 
@@ -106,8 +108,9 @@ def _check_column(columns: dict[str, Any], where: str, text: Text) -> None:
         there = ", ".join(map(repr, columns)) or "none"
         raise DataError(text.field, where, f"has no column {text.text_field!r} (it has {there})", accepted)
     kind = columns[text.text_field]
-    if getattr(kind, "dtype", kind) not in ("string", "large_string", "str"):
-        raise DataError(text.field, where, f"has no text in its column {text.text_field!r}, but {kind}", accepted)
+    dtype = getattr(kind, "dtype", kind)
+    if dtype not in ("string", "large_string", "str"):
+        raise DataError(text.field, where, f"has no text in its column {text.text_field!r}, but {dtype}", accepted)
 
 
 def _prepare() -> None:

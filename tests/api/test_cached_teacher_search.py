@@ -6,7 +6,7 @@ import pytest
 
 from api.services.control import cancel
 from api.services.extending import extend
-from api.services.submission import submit
+from api.services.submission import enumerate_spec, submit
 from api.store.database import Database
 from nas.errors import SpecError
 from nas.extension import Extension
@@ -82,6 +82,7 @@ def test_a_teacher_that_cannot_be_asked_ends_the_search_with_the_reason(cached: 
 def test_candidates_that_learn_hidden_states_need_a_live_teacher(
     database: Database, teacher_folder: Path, text_file: Path
 ) -> None:
+    """Those of the spec, and those that are added later."""
     trial = tiny_spec(teacher_folder, text_file).trial.model_dump() | {"targets": "sampled"}
     changes = {"budget": {"parameters": 43_000, "tolerance": 0.9}, "space": {"num_hidden_layers": [3, 1]}}
     expected = (
@@ -90,6 +91,28 @@ def test_candidates_that_learn_hidden_states_need_a_live_teacher(
     )
     spec = tiny_spec(teacher_folder, text_file, name="deep", trial=trial, **changes)
     with pytest.raises(SpecError, match=expected):
+        submit(database, spec, NOW)
+    # Drawn by its seed, the first is of three layers.
+    sampled = next(
+        each
+        for each in (spec.model_copy(update={"sample_size": 1, "seed": seed}) for seed in range(20))
+        if enumerate_spec(each).candidates[0].architecture.num_hidden_layers == 3
+    )
+    submit(database, sampled, NOW)
+    with pytest.raises(SpecError, match=expected):
+        extend(database, "deep", Extension(candidates=1), NOW)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [([[3, 0]], "layer 3 of a teacher of 3 layers"), ([[0, 0], [0, -2]], "layer -2 of a student of 1 layers")],
+)
+def test_a_layer_that_is_not_there_is_refused(
+    pairs: list[list[int]], problem: str, database: Database, teacher_folder: Path, text_file: Path
+) -> None:
+    changes = {"budget": {"parameters": 43_000, "tolerance": 0.9}, "space": {"num_hidden_layers": [3, 1]}}
+    spec = tiny_spec(teacher_folder, text_file, name="there", distillation={"hidden_layers": pairs}, **changes)
+    with pytest.raises(SpecError, match=rf"distillation\.hidden_layers: .* has {problem}; accepted: -"):
         submit(database, spec, NOW)
 
 

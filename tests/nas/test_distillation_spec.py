@@ -44,7 +44,11 @@ def test_layers_are_counted_from_either_end() -> None:
             "hidden_weight has nothing to follow and is to be given",
         ),
         ({"hidden_states": ["embedding", "embedding"]}, "names one twice: embedding, embedding"),
-        ({"hidden_layers": []}, "at least 1 item"),
+        ({"hidden_layers": []}, r"is no list of pairs of whole numbers, such as \[\[-3, -3\]\]"),
+        ({"hidden_layers": [[1]]}, "is no list of pairs"),
+        ({"hidden_states": "embedding"}, "is neither a list nor auto"),
+        ({"hidden_states": ["embedding", "foo"]}, "has foo"),
+        ({"top_k": 1}, "greater than 1"),
         ({"temperature": 0}, "greater than 0"),
     ],
 )

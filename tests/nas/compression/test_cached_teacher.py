@@ -16,7 +16,8 @@ from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.head import SplitModel
 from nas.compression.losses import forward_kl
 from nas.compression.teacher import LiveTeacher
-from nas.errors import CheckpointError, FolderError, Interrupted
+from nas.durable import is_full
+from nas.errors import CheckpointError, Interrupted
 from nas.model_folder import inspect_model_folder
 from nas.teacher_answers import AnswersIdentity, CachedForm
 
@@ -66,7 +67,7 @@ def test_what_is_read_at_any_position_is_what_the_teacher_says_there(
     form: CachedForm, writer: AnswersWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the vocabulary is kept, so that the loss is the live teacher's, up to the float16 of what is stored."""
-    monkeypatch.setattr(answers_writer, "_SHARD_TOKENS", 5 * LENGTH)
+    monkeypatch.setattr(answers_writer, "_sequences_per_shard", lambda _: 5)
     every = writer.identity.vocab_size if form == "top_k" else 250
     written = writing(writer.data, writer.teacher, form, every)
     written.write(tmp_path / "answers")
@@ -107,13 +108,15 @@ def test_how_far_a_student_is_from_the_validation_answers(writer: AnswersWriter,
 def test_the_bits_do_not_depend_on_batches_or_on_interruptions(
     form: CachedForm, writer: AnswersWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers_writer, "_SHARD_TOKENS", 5 * LENGTH)
+    monkeypatch.setattr(answers_writer, "_sequences_per_shard", lambda _: 5)
     written = writing(writer.data, writer.teacher, form)
     whole = written.write(tmp_path / "whole")
-    asked = iter([False, False, True])
-    with pytest.raises(Interrupted):
-        written.write(tmp_path / "cut", interrupted=lambda: next(asked))
+    files: list[int] = []
+    asked = iter([*[False] * 4, True])
+    with pytest.raises(Interrupted):  # In the third file; each of the first two has two micro-batches.
+        written.write(tmp_path / "cut", saved=lambda: files.append(1), interrupted=lambda: next(asked))
     assert sorted(contents(tmp_path / "cut")) == ["000000.safetensors", "000001.safetensors"]
+    assert len(files) == 2
     (tmp_path / "cut" / "000001.safetensors").write_bytes(b"damaged")
     again = writing(writer.data, writer.teacher, form).write(tmp_path / "again", [tmp_path / "none", tmp_path / "cut"])
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
@@ -138,8 +141,11 @@ def test_a_disk_too_small_is_told_before_a_token_is_spent(
         free = 10
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Full)
-    with pytest.raises(FolderError, match=r"has 0\.0 GB free where the teacher's answers take about"):
+    with pytest.raises(
+        OSError, match=r"answers has 10 bytes where the teacher's answers take about [0-9,]{5,}"
+    ) as refused:
         writer.write(tmp_path / "answers")
+    assert is_full(refused.value), "so it is tried again"
     assert not list((tmp_path / "answers").iterdir())
 
 

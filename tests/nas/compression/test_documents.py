@@ -80,6 +80,7 @@ def test_rows_of_parquet_files_are_documents_in_the_order_of_paths_and_rows(tmp_
     folder = tmp_path / "of [all] kinds*"
     write_parquet(folder / "b.parquet", ["é\n語", None, "", "last"], row_group_size=2)
     write_parquet(folder / "a" / "z.parquet", ["first"])
+    write_parquet(folder / "0.parquet", [])  # Nothing is in it, and nothing is wrong with it.
     write_jsonl(folder / "c.jsonl", ["line"])
     assert list(read_documents(Text("data.train", str(folder), "text"))) == ["first", "é\n語", "last", "line"]
 
@@ -88,7 +89,7 @@ def test_rows_of_parquet_files_are_documents_in_the_order_of_paths_and_rows(tmp_
     ("column", "problem"),
     [
         ("body", "has no column 'body' (it has 'id', 'text')"),
-        ("id", "has no text in its column 'id', but Value('int64')"),
+        ("id", "has no text in its column 'id', but int64"),
     ],
 )
 def test_a_column_that_holds_no_text_is_refused_with_those_there_are(tmp_path: Path, column: str, problem: str) -> None:
