@@ -24,6 +24,11 @@ from nas.training_record import Rollback, SweptRate, TextSample
 from nas.training_spec import RunSpec, TrainingSpec
 
 
+def _on_logits_alone() -> DistillationSpec:
+    """What records of before there was a choice were taught by, however deep their cut."""
+    return DistillationSpec(hidden_states=())
+
+
 class DataFiles(Border):
     """Token files and how they are read.
 
@@ -170,7 +175,7 @@ class Trial(Border):
     architecture: Architecture
     data: DataFiles
     training: TrainingSpec
-    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
+    distillation: DistillationSpec = Field(default_factory=_on_logits_alone)
     until_tokens: int
     seed: int
     resources: ResourcesSpec
@@ -208,7 +213,7 @@ class Promotion(Border):
     kept_layers: tuple[int, ...] = ()
     data: DataFiles
     training: TrainingSpec
-    distillation: DistillationSpec = Field(default_factory=DistillationSpec)
+    distillation: DistillationSpec = Field(default_factory=_on_logits_alone)
     first_sequence: int
     first_tokens: int = 0
     seed: int

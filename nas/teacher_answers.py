@@ -8,14 +8,12 @@ CachedForm = Literal["sampled", "top_k"]
 
 MANIFEST = "answers.json"
 
-VALIDATION_DRAWS = 255
-"""Of each token of the validation text, whatever the form."""
-
 
 class AnswersIdentity(Border):
     """Everything that a teacher's cached answers depend on; they serve no run that differs in any of it.
 
-    `first_sequence` and `num_sequences` are positions in the training order of `seed`. `per_token` are draws, or the k.
+    `first_sequence` and `num_sequences` are positions in the training order of `seed`. `per_token` are draws, or the k;
+    of validation there are draws whatever the form.
     """
 
     teacher_sha256: str
@@ -30,6 +28,7 @@ class AnswersIdentity(Border):
     validation_sequences: int
     form: CachedForm
     per_token: int
+    validation_draws: int = 255
     temperature: float
     dtype: str
 

@@ -145,8 +145,8 @@ def _wanted(spec: PrepareData, source: Source) -> int:
     if per_block == BLOCK:
         return spec.training_tokens + 1
     sequences = ceil(spec.training_tokens / spec.data.sequence_length)
-    # One more: the share of what comes before a position in a block is right to within a sequence only.
-    return (ceil(sequences * per_block / BLOCK) + 1) * spec.data.sequence_length + 1
+    # More, for the share of what comes before a position in a block is off by up to one for each of the others.
+    return (ceil(sequences * per_block / BLOCK) + len(spec.data.all_sources)) * spec.data.sequence_length + 1
 
 
 def _too_little_validation(data: DataSpec, source: Source, sequences: int, tokens: int) -> DataError:

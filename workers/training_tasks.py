@@ -170,17 +170,24 @@ def _distil(
 def _samples(
     folder: ModelFolder, distillation: Distillation, weights: dict[str, torch.Tensor]
 ) -> tuple[TextSample, ...]:
-    """What teacher and student write, from the beginnings of validation sequences."""
+    """What teacher and student write, from the beginnings of validation sequences.
+
+    None where there is no room for that: a trial on cached answers may have none for a teacher, and is not to be lost.
+    """
     count, device = distillation.training.text_samples, distillation.device
     if count == 0:
         return ()
     live = distillation.teacher
-    teacher = live.model if isinstance(live, LiveTeacher) else load_model(folder, device)
-    student = build_model(distillation.config, weights, device)
-    given = prompts(distillation.validation, count, max_positions(student))
-    by_teacher, by_student = (
-        continuations(model, given, folder.end_of_text, distillation.dtype, device) for model in (teacher, student)
-    )
+    try:
+        teacher = live.model if isinstance(live, LiveTeacher) else load_model(folder, device)
+        student = build_model(distillation.config, weights, device)
+        given = prompts(distillation.validation, count, max_positions(student))
+        by_teacher, by_student = (
+            continuations(model, given, folder.end_of_text, distillation.dtype, device) for model in (teacher, student)
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        logger.warning("no texts are written: there is no room for teacher and student (%s)", error)
+        return ()
     return text_samples(given, by_teacher, by_student, load_tokenizer(folder))
 
 

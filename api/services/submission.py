@@ -197,6 +197,9 @@ def check_depths(spec: SearchSpec, teacher: Architecture, depths: set[int]) -> N
     if spec.trial.targets != "live" and deep:
         problem = f"is for logits alone, but candidates of {deep[0]} of {layers} layers learn hidden states too"
         raise SpecError("trial.targets", spec.trial.targets, problem, "live, or distillation.hidden_states []")
+    if spec.trial.targets == "top_k" and spec.trial.targets_per_token > teacher.vocab_size:
+        problem = f"is more than the {teacher.vocab_size} entries of the vocabulary"
+        raise SpecError("trial.targets_per_token", spec.trial.targets_per_token, problem, f"1 to {teacher.vocab_size}")
     if "hidden_layers" in spec.distillation.model_fields_set:
         for of_teacher, of_student in spec.distillation.hidden_layers:
             for layer, whose, count in ((of_teacher, "teacher", layers), (of_student, "student", min(deep, default=0))):

@@ -40,7 +40,8 @@ class SearchRecord:
     @cached_property
     def spec(self) -> SearchSpec:
         """As it was submitted."""
-        return SearchSpec.model_validate(self.spec_content)
+        # Searches of before there was a choice were taught by logits alone, however deep the cut.
+        return SearchSpec.model_validate({"distillation": {"hidden_states": []}, **self.spec_content})
 
     @cached_property
     def extensions(self) -> tuple[Extension, ...]:

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from nas.compression.order import generator
 from nas.compression.sparse_targets import draw, entry_bytes, expected_entries, largest
 from nas.durable import beside, write_text
 from nas.errors import Interrupted
-from nas.teacher_answers import MANIFEST, VALIDATION_DRAWS, AnswersIdentity, AnswersManifest, AnswersShard
+from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard
 
 _SHARD_TOKENS = 1 << 20
 """About 40 MB, and minutes of a large teacher: what is lost, at most, when a job ends in between."""
@@ -67,7 +67,7 @@ class AnswersWriter:
         training = (self.data.training_batch(place, 1, identity.seed).to(self.device) for place in places)
         validation = list(self.validation.split(1))
         spread = [validation[i] for i in range(0, len(validation), -(-len(validation) // _PROBED_SEQUENCES))]
-        of_validation = self._sampled_bytes(spread, VALIDATION_DRAWS, 1.0)
+        of_validation = self._sampled_bytes(spread, identity.validation_draws, 1.0)
         if identity.form == "top_k":
             of_training: float = identity.per_token * (id_dtype(identity.vocab_size).itemsize + 2) + 2
         else:
@@ -87,7 +87,7 @@ class AnswersWriter:
     def write(
         self,
         folder: Path,
-        earlier: Iterable[Path] = (),
+        earlier: Sequence[Path] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
         saved: Callable[[], None] = lambda: None,
         interrupted: Callable[[], bool] = lambda: False,
@@ -100,7 +100,7 @@ class AnswersWriter:
         """
         predicted, identity = self.predicted_bytes(), self.identity
         folder.mkdir(parents=True, exist_ok=True)
-        _check_room(folder, predicted)
+        _check_room([folder, *earlier], predicted)
         print(f"the teacher's answers will take about {predicted:,} bytes", flush=True)
         size, shards = _sequences_per_shard(identity), []
         total = identity.num_sequences * identity.sequence_length
@@ -127,7 +127,7 @@ class AnswersWriter:
         return manifest
 
     def _shard(
-        self, folder: Path, name: str, earlier: Iterable[Path], answers: Callable[[], list[Arrays]]
+        self, folder: Path, name: str, earlier: Sequence[Path], answers: Callable[[], list[Arrays]]
     ) -> AnswersShard:
         """What the folder has of this name, or an earlier attempt's, or else a new file of what the teacher answers."""
         file, told = folder / f"{name}.safetensors", folder / f"{name}.json"
@@ -146,8 +146,6 @@ class AnswersWriter:
         _tell(told, self.identity, shard)
         return shard
 
-    # What is kept of each sequence is the same whatever the size of batches and chunks.
-
     def _training(self, first: int, count: int, go_on: Callable[[int], None]) -> list[Arrays]:
         """What is kept of so many sequences; `go_on` is asked before each micro-batch, and may raise."""
         identity, found = self.identity, []
@@ -165,7 +163,9 @@ class AnswersWriter:
     def _of_validation(self) -> list[Arrays]:
         """Always sampled, and more finely: a KL is estimated from it, which is not to be biased."""
         batches = self.validation.split(self.micro_batch_size)
-        found = [self._sampled(batch, VALIDATION_DRAWS, 1.0, _VALIDATION + batch.first) for batch in batches]
+        found = [
+            self._sampled(batch, self.identity.validation_draws, 1.0, _VALIDATION + batch.first) for batch in batches
+        ]
         return [sequence for batch in found for sequence in batch]
 
     def _sampled(self, batch: Batch, num_draws: int, temperature: float, first_stream: int) -> list[Arrays]:
@@ -216,13 +216,18 @@ def _sequences_per_shard(identity: AnswersIdentity) -> int:
     return max(1, fitting)
 
 
-def _check_room(folder: Path, wanted: int) -> None:
-    """Raises OSError as a write to a full disk would: the attempt is tried again, when there may be room."""
-    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    free = shutil.disk_usage(folder).free + there
-    if free < wanted:
-        full = os.strerror(errno.ENOSPC)
-        raise OSError(f"{full}: {folder} has {free:,} bytes where the teacher's answers take about {wanted:,}")
+def _check_room(places: Sequence[Path], wanted: int) -> None:
+    """Raises OSError as a write to a full disk would: the attempt is tried again, when there may be room.
+
+    The first of the places is written to; what any of them holds on its disk is not written again.
+    """
+    disk = places[0].stat().st_dev
+    files = [file.stat() for place in places for file in place.glob("*.safetensors")]
+    there = sum({each.st_ino: each.st_size for each in files if each.st_dev == disk}.values())
+    free = shutil.disk_usage(places[0]).free
+    if free + there < wanted:
+        full, more = os.strerror(errno.ENOSPC), wanted - there
+        raise OSError(f"{full}: {places[0]} has {free:,} bytes where the teacher's answers take about {more:,} more")
 
 
 def digest(file: Path) -> str:

@@ -14,7 +14,7 @@ from nas.compression.sparse_targets import Sampled, TopK, sampled_loss, top_k_lo
 from nas.compression.teacher import Divergences, Teacher, TokenLosses
 from nas.distillation_spec import HiddenTerm
 from nas.errors import CheckpointError
-from nas.teacher_answers import MANIFEST, VALIDATION_DRAWS, AnswersIdentity, AnswersManifest, AnswersShard
+from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard
 
 
 class Answers:
@@ -82,7 +82,8 @@ class CachedTeacher(Teacher):
     def divergences(self, batch: Batch) -> Divergences:
         """Estimates, exact in the mean: of validation the answers are always samples."""
         found = _Chunks(self._answers.validation(batch.first, len(batch.inputs_BT)), self._device)
-        return lambda student_NV, rows: _loss(student_NV, found[rows], VALIDATION_DRAWS)[0]
+        num_draws = self._answers.manifest.identity.validation_draws
+        return lambda student_NV, rows: _loss(student_NV, found[rows], num_draws)[0]
 
 
 def _loss(student_NV: torch.Tensor, found: Sampled | TopK, num_draws: int) -> LossAndGradient:

@@ -12,9 +12,7 @@ import torch
 from nas.compression.head import Head
 
 TokenLosses = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
-"""(a chunk's logits_NV, float32; which tokens they are of) -> losses_N, and the gradient_NV of their sum by the logits.
-
-The logits may be overwritten where the head has no softcap."""
+"""(a chunk's logits_NV, float32; which tokens they are of) -> losses_N, and their sum's gradient_NV by the logits."""
 
 
 def chunked_loss(states_ND: torch.Tensor, head: Head, token_losses: TokenLosses) -> torch.Tensor:

@@ -58,7 +58,8 @@ class Correction:
             evaluation = evaluate(split, self.validation, micro_batch_size=micro_batch_size)
             if not math.isfinite(evaluation.loss):
                 step = tokens // (self.training.batch_size * length)
-                raise TrainingDiverged("the validation loss", evaluation.loss, step, 0)
+                last_batch = max(step - 1, 0) * self.training.batch_size
+                raise TrainingDiverged("the validation loss", evaluation.loss, step, last_batch)
             record(tokens, evaluation)
 
         run = Run(

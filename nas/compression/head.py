@@ -16,6 +16,9 @@ from nas.families import family_named
 _CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Of float32 logits. Small ones stay in a CPU's caches; a GPU wants large products."""
 
+_FEWEST_TOKENS = {"cuda": 1024}
+"""Whatever the vocabulary: each chunk reads and writes the gradient of the whole head once."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -54,7 +57,8 @@ class Head:
 
     def chunks(self, num_tokens: int) -> Iterator[slice]:
         """All tokens, as many at once as keep their logits small."""
-        size = max(1, _CHUNK_BYTES.get(self.weight_VD.device.type, 2**24) // (4 * len(self.weight_VD)))
+        kind = self.weight_VD.device.type
+        size = max(_FEWEST_TOKENS.get(kind, 1), _CHUNK_BYTES.get(kind, 2**24) // (4 * len(self.weight_VD)))
         for start in range(0, num_tokens, size):
             yield slice(start, min(start + size, num_tokens))
 

@@ -94,8 +94,9 @@ def top_k_loss(student_NV: torch.Tensor, targets: TopK) -> LossAndGradient:
     log_q = torch.cat([log_q_NV.gather(-1, targets.ids_NK), log_q_tail_N[:, None]], dim=-1)
     p, q = stored.exp(), log_q.exp()
     losses_N = torch.where(p > 0, p * (stored - log_q), 0.0).sum(-1)
-    gradient_NV = log_q_NV.exp_()
-    gradient_NV *= torch.where(p[:, -1] > 0, 1 - (stored[:, -1] - log_q_tail_N).exp(), 1.0)[:, None]
+    # As q - exp(log q + log of the ratio): of a student that is sure of itself the ratio alone overflows.
+    log_ratio_N = torch.where(p[:, -1] > 0, stored[:, -1] - log_q_tail_N, -torch.inf)
+    gradient_NV = (log_q_NV + log_ratio_N[:, None]).exp_().neg_().add_(log_q_NV.exp_())
     return losses_N, gradient_NV.scatter_(-1, targets.ids_NK, (q - p)[:, :-1])
 
 

@@ -75,7 +75,8 @@ class Distillation:
             )
             if not math.isfinite(evaluation.loss):
                 step = tokens // (self.training.batch_size * self.data.sequence_length)
-                raise TrainingDiverged("the validation loss", evaluation.loss, step, self.first_sequence)
+                last_batch = self.first_sequence + max(step - 1, 0) * self.training.batch_size
+                raise TrainingDiverged("the validation loss", evaluation.loss, step, last_batch)
             record(tokens, evaluation)
 
         run = self._run(student)

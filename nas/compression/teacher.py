@@ -1,4 +1,4 @@
-"""The teacher's part in a student's loss, computed live for every batch; teacher_cache.py has the other way.
+"""The teacher's part in a student's loss, computed live for every batch; cached_teacher.py has the other way.
 
 B sequences, T tokens, N tokens of any sequences, V vocabulary entries.
 """

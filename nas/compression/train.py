@@ -182,7 +182,8 @@ class _Trainer:
             return
         # A step can overflow although its gradient did not: a checkpoint of that would be no way back.
         norms = torch.stack([parameter.detach().norm() for parameter in self._parameters])
-        self._check_finite("the weights' norm", norms.norm().item())
+        last = max(self.step - 1, 0)
+        self._check_finite("the weights' norm", norms.norm().item(), last)
         state = capture(self.step, self._run.model, self._optimizer, self.rollbacks)
         write_state(self._folders[0], state, keep=self._run.spec.checkpoints_kept)
         self._saved()
@@ -213,9 +214,11 @@ class _Trainer:
         logger.warning("%s; it goes on from step %d", error, self.step)
         return rollback
 
-    def _check_finite(self, quantity: str, value: float) -> None:
+    def _check_finite(self, quantity: str, value: float, of_step: int | None = None) -> None:
+        """Of the batch of the step that comes, unless told whose; raises TrainingDiverged."""
         if not math.isfinite(value):
-            raise TrainingDiverged(quantity, value, self.step, self._position(self.step))
+            batch_of = self.step if of_step is None else of_step
+            raise TrainingDiverged(quantity, value, self.step, self._position(batch_of))
 
     def _position(self, step: int) -> int:
         return self._run.first_sequence + step * self._run.spec.batch_size

@@ -48,7 +48,8 @@ def restore(state: TrainingState, model: torch.nn.Module, optimizer: torch.optim
             parameter.copy_(state.tensors[f"model.{name}"])
         prefix = f"optimizer.{name}."
         optimizer.state[parameter] = {
-            key.removeprefix(prefix): value.to(parameter.device)  # the step too: fused AdamW counts on the device
+            # The step too: fused AdamW counts on the device. A copy, for on a CPU it would stay mapped to the file.
+            key.removeprefix(prefix): value.to(parameter.device, copy=True)
             for key, value in state.tensors.items()
             if key.startswith(prefix)
         }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.head import SplitModel
 from nas.compression.losses import forward_kl
 from nas.compression.teacher import LiveTeacher
+from nas.distillation_spec import DistillationSpec
 from nas.durable import is_full
 from nas.errors import CheckpointError, Interrupted
 from nas.model_folder import inspect_model_folder
@@ -142,7 +144,7 @@ def test_a_disk_too_small_is_told_before_a_token_is_spent(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Full)
     with pytest.raises(
-        OSError, match=r"answers has 10 bytes where the teacher's answers take about [0-9,]{5,}"
+        OSError, match=r"answers has 10 bytes where the teacher's answers take about [0-9,]{5,} more"
     ) as refused:
         writer.write(tmp_path / "answers")
     assert is_full(refused.value), "so it is tried again"
@@ -181,3 +183,38 @@ def test_chunks_of_any_size_give_the_same_draws(
     monkeypatch.setitem(head._CHUNK_BYTES, "cpu", 7 * 4 * writer.identity.vocab_size)
     writing(writer.data, writer.teacher).write(tmp_path / "chunks")
     assert contents(tmp_path / "chunks") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("form", ["sampled", "top_k"])
+def test_at_another_temperature_the_loss_is_the_live_teachers(
+    form: CachedForm, writer: AnswersWriter, tmp_path: Path
+) -> None:
+    every = writer.identity.vocab_size if form == "top_k" else 250
+    at_one = writing(writer.data, writer.teacher, form, every)
+    written = replace(at_one, identity=at_one.identity.model_copy(update={"temperature": 2.5}))
+    written.write(tmp_path / "answers")
+    cached = CachedTeacher(Answers(tmp_path / "answers", written.identity), CPU)
+    live = LiveTeacher(writer.teacher, DistillationSpec(temperature=2.5))
+    batch = writer.data.training_batch(FIRST, 2, seed=7)
+    student = torch.randn(2 * LENGTH, writer.identity.vocab_size, generator=torch.Generator().manual_seed(0)) * 3
+    rows = slice(0, 2 * LENGTH)
+    (losses, _), (exact, _) = cached.targets(batch, ()), live.targets(batch, ())
+    (found, by_found), (expected, by_expected) = losses(student, rows), exact(student, rows)
+    assert found.mean().item() == pytest.approx(expected.mean().item(), rel=0.02)
+    assert (by_found - by_expected).abs().max() < 1 / 250 / 2.5
+    at_one.write(tmp_path / "one")
+    assert (
+        contents(tmp_path / "one")["validation.safetensors"] == contents(tmp_path / "answers")["validation.safetensors"]
+    )
+
+
+def test_room_is_asked_for_only_for_what_is_not_there(
+    writer: AnswersWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.write(tmp_path / "whole")
+    there = sum(len(each) for each in contents(tmp_path / "whole").values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 2000))
+    assert writer.predicted_bytes() - there < 2000 < writer.predicted_bytes()
+    writer.write(tmp_path / "again", [tmp_path / "whole"])
+    with pytest.raises(OSError, match=r"more$"):
+        writer.write(tmp_path / "alone")

@@ -256,3 +256,25 @@ def test_hidden_states_are_heard_in_every_family(model_type: str) -> None:
     torch.testing.assert_close(heard["embedding", 0].view_as(hidden_states[0]), hidden_states[0])
     torch.testing.assert_close(heard["block_output", 0].view_as(hidden_states[1]), hidden_states[1])
     assert heard["mlp_input", last].shape == (24, variant.architecture.hidden_size)
+
+
+# --- bfloat16 ------------------------------------------------------------------------------------------------
+
+
+def test_products_in_bfloat16_give_about_the_gradient_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums stay float32: many chunks are no further off than one."""
+    generator = torch.Generator().manual_seed(0)
+    states, weight, teacher = (torch.randn(shape, generator=generator) for shape in ((300, 32), (64, 32), (300, 64)))
+    states, weight = states.requires_grad_(), (weight * 0.3).requires_grad_()
+
+    def gradients(dtype: torch.dtype, at_once: int) -> tuple[torch.Tensor, ...]:
+        small_chunks(monkeypatch, at_once, 64)
+        loss = chunked_loss(states, Head(weight, dtype), lambda z, rows: forward_kl_with_gradient(z, teacher[rows]))
+        assert loss.dtype == torch.float32
+        return torch.autograd.grad(loss, (states, weight))
+
+    exact = gradients(torch.float32, 300)
+    for at_once in (300, 7):
+        for found, expected in zip(gradients(torch.bfloat16, at_once), exact, strict=True):
+            assert found.dtype == torch.float32
+            assert 0 < (found - expected).norm() < 0.01 * expected.norm()

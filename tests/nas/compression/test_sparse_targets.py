@@ -138,3 +138,16 @@ def test_small_probabilities_of_a_large_vocabulary_are_not_lost() -> None:
     others = drawn.ids_E[drawn.ids_E > 0].double()
     assert len(others) == 50
     assert (others.diff() - 20_000).abs().max() < 100, "evenly, up to what float32 probabilities are off"
+
+
+@pytest.mark.parametrize("sure_of", [20.0, 95.0, 110.0, 500.0])
+def test_a_student_that_is_sure_of_itself_has_a_gradient(sure_of: float) -> None:
+    """In float32 as in float64, where nothing overflows."""
+    teacher, student = torch.zeros(1, VOCAB), torch.zeros(1, VOCAB)
+    teacher[0, 0], student[0, 0] = 5.0, sure_of
+    loss, gradient = top_k_loss(student, largest(teacher, 1))
+    exact, expected = top_k_loss(student.double(), largest(teacher.double(), 1))
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-6)
+    assert gradient.isfinite().all()
+    assert gradient.sum().abs() < 1e-5
