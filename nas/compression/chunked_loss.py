@@ -33,9 +33,10 @@ class _ChunkedLoss(torch.autograd.Function):
         by_states_ND = torch.empty_like(states_ND)
         by_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float64, device=states_ND.device)
+        room = head.room(len(states_ND))
         for rows in head.chunks(len(states_ND)):
             inputs_ND = states_ND[rows].to(head.dtype)
-            logits_NV = head.logits(inputs_ND)
+            logits_NV = head.logits(inputs_ND, room)
             losses_N, gradient_NV = token_losses(logits_NV, rows)
             total += losses_N.sum(dtype=torch.float64)
             gradient_NV = head.back_to_product(gradient_NV, logits_NV).to(head.dtype)

@@ -58,7 +58,8 @@ class LiveTeacher(Teacher):
         losses = logits_losses(self._spec)
         if losses is None:
             return _nothing, heard
-        return lambda student_NV, rows: losses(student_NV, self._head.logits(states_ND[rows])), heard
+        room = self._head.room(len(states_ND))
+        return lambda student_NV, rows: losses(student_NV, self._head.logits(states_ND[rows], room)), heard
 
     @torch.no_grad()
     def divergences(self, batch: Batch) -> Divergences:
