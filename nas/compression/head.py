@@ -34,7 +34,7 @@ class Head:
 
     @torch.no_grad()
     def logits(self, states_ND: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        """logits_NV in float32, without a graph; in the first rows of `room`, if there is one in the product's dtype."""
+        """logits_NV in float32, without a graph; in the first rows of `room` where that is of the product's dtype."""
         out = room[: len(states_ND)] if room is not None and room.dtype == self.dtype else None
         logits_NV = torch.mm(states_ND.to(self.dtype), self.weight_VD.to(self.dtype).t(), out=out)
         logits_NV = logits_NV.to(torch.promote_types(self.dtype, torch.float32))

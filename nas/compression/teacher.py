@@ -68,7 +68,10 @@ class LiveTeacher(Teacher):
 
 
 def logits_losses(spec: DistillationSpec) -> Callable[[torch.Tensor, torch.Tensor], LossAndGradient] | None:
-    """(student_NV, teacher_NV) -> the spec's losses on logits with their gradient; None where it has none."""
+    """(student_NV, teacher_NV) -> the spec's losses on logits with their gradient; None where it has none.
+
+    The teacher's logits may be overwritten.
+    """
     if spec.logits == "none":
         return None
     if spec.logits == "forward_kl" and spec.top_k is None and spec.temperature == 1.0:

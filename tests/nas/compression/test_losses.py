@@ -68,7 +68,7 @@ def test_a_loss_is_its_sum_by_hand(name: LogitLoss, temperature: float) -> None:
     student, teacher = logits(1), logits(2)
     losses = logits_losses(DistillationSpec(logits=name, temperature=temperature))
     assert losses is not None
-    found, _ = losses(student, teacher)
+    found, _ = losses(student, teacher.clone())  # The teacher's may be overwritten.
     rows = zip(student.double() / temperature, teacher.double() / temperature, strict=True)
     expected = [BY_HAND[name](s.tolist(), t.tolist()) for s, t in rows]
     assert found.tolist() == pytest.approx(expected, rel=2e-5)
@@ -92,13 +92,13 @@ def test_its_gradient_is_that_of_finite_differences(name: LogitLoss, temperature
     losses = logits_losses(DistillationSpec(logits=name, temperature=temperature, top_k=top_k))
     assert losses is not None
     student, teacher = logits(1).double(), logits(2).double()
-    _, gradient = losses(student, teacher)
+    _, gradient = losses(student, teacher.clone())
     step = 1e-6
     for entry in range(student.shape[1]):
         moved = torch.zeros_like(student)
         moved[:, entry] = step
-        above, _ = losses(student + moved, teacher)
-        below, _ = losses(student - moved, teacher)
+        above, _ = losses(student + moved, teacher.clone())
+        below, _ = losses(student - moved, teacher.clone())
         torch.testing.assert_close(gradient[:, entry], (above - below) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
@@ -112,7 +112,7 @@ def test_gradcheck(name: LogitLoss) -> None:
 def test_the_gradient_written_out_is_the_one_of_autograd() -> None:
     student, teacher = logits(1).double(), logits(2).double()
     for found, expected in zip(
-        forward_kl_with_gradient(student, teacher), with_gradient(forward_kl, student, teacher), strict=True
+        forward_kl_with_gradient(student, teacher.clone()), with_gradient(forward_kl, student, teacher), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 

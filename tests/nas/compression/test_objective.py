@@ -55,7 +55,7 @@ def test_chunks_change_nothing(
     teacher = torch.randn(23, 11, generator=generator)
     small_chunks(monkeypatch, num_tokens, 11)
     given = Head(weight, torch.float32, divisor, softcap)
-    loss = chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows]))
+    loss = chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone()))
     found = torch.autograd.grad(loss * 3, (states, weight))
 
     whole_states, whole_weight = (each.detach().double().requires_grad_() for each in (states, weight))
@@ -80,7 +80,7 @@ def test_its_gradient_is_that_of_finite_differences(monkeypatch: pytest.MonkeyPa
 
     def loss(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         given = Head(weight, torch.float64, 2.0, 3.0)
-        return chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows]))
+        return chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone()))
 
     for given in (states, weight):
         found = torch.autograd.grad(loss(states.requires_grad_(), weight.requires_grad_()), given)[0].flatten()
@@ -269,7 +269,9 @@ def test_products_in_bfloat16_give_about_the_gradient_of_float32(monkeypatch: py
 
     def gradients(dtype: torch.dtype, at_once: int) -> tuple[torch.Tensor, ...]:
         small_chunks(monkeypatch, at_once, 64)
-        loss = chunked_loss(states, Head(weight, dtype), lambda z, rows: forward_kl_with_gradient(z, teacher[rows]))
+        loss = chunked_loss(
+            states, Head(weight, dtype), lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone())
+        )
         assert loss.dtype == torch.float32
         return torch.autograd.grad(loss, (states, weight))
 
