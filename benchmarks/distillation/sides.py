@@ -16,7 +16,7 @@ from nas.compression.cached_teacher import Answers, CachedTeacher
 from nas.compression.data import Batch
 from nas.compression.gradients import Terms
 from nas.compression.head import SplitModel
-from nas.compression.objective import Objective
+from nas.compression.objective import DistillationObjective
 from nas.compression.teacher import LiveTeacher, Teacher
 from nas.compression.train import Run, train
 from nas.distillation_spec import DistillationSpec
@@ -43,7 +43,7 @@ def cached(folder: Path, loaded: Loaded) -> list[setup.Begun]:
 
 def _ours(folder: Path, teacher: Teacher, loaded: Loaded) -> list[setup.Begun]:
     student = setup.model(setup.STUDENT, 1)
-    objective = Objective(SplitModel(student, torch.float32, setup.CPU), teacher, DistillationSpec(), None)
+    objective = DistillationObjective(SplitModel(student, torch.float32, setup.CPU), teacher, DistillationSpec(), None)
     began: list[setup.Begun] = []
 
     def timed(batch: Batch) -> Terms:

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from nas.compression.answers_file import ShardReader
+from nas.compression.chunked_loss import TokenLosses
 from nas.compression.data import Batch
 from nas.compression.hidden_states import Heard
 from nas.compression.losses import LossAndGradient
 from nas.compression.sparse_targets import Sampled, TopK, sampled_loss, top_k_loss
-from nas.compression.teacher import Divergences, Teacher, TokenLosses
+from nas.compression.teacher import Divergences, Teacher
 from nas.distillation_spec import HiddenTerm
 from nas.errors import CheckpointError
 from nas.teacher_answers import MANIFEST, AnswersIdentity, AnswersManifest, AnswersShard

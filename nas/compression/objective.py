@@ -15,7 +15,7 @@ from nas.compression.teacher import Teacher
 from nas.distillation_spec import DistillationSpec
 
 
-class Objective:
+class DistillationObjective:
     """The loss of P1, section 3: w L_CLM + L_logits + alpha L_is, by default L_logits alone."""
 
     def __init__(

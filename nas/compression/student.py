@@ -14,7 +14,7 @@ from nas.compression.data import Batch, PackedTokens
 from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.head import SplitModel
 from nas.compression.hidden_states import HiddenStates, Projection
-from nas.compression.objective import Objective
+from nas.compression.objective import DistillationObjective
 from nas.compression.teacher import Teacher
 from nas.compression.train import Progress, Run, train
 from nas.distillation_spec import DistillationSpec
@@ -98,7 +98,7 @@ class Distillation:
             trained = torch.nn.ModuleDict({"student": student.model, "projection": hidden.projection})
         return Run(
             model=trained,
-            objective=Objective(student, self.teacher, self.losses, hidden),
+            objective=DistillationObjective(student, self.teacher, self.losses, hidden),
             data=self.data,
             spec=self.training,
             seed=self.seed,

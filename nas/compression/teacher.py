@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from nas.compression.chunked_loss import TokenLosses
 from nas.compression.data import Batch
 from nas.compression.head import SplitModel
 from nas.compression.hidden_states import Heard, listening
@@ -22,11 +23,9 @@ from nas.compression.losses import (
 )
 from nas.distillation_spec import DistillationSpec, HiddenTerm
 
-TokenLosses = Callable[[torch.Tensor, slice], LossAndGradient]
-"""(a chunk's logits_NV of the student, float32; which tokens they are of) -> losses_N, and their gradient_NV"""
-
 Divergences = Callable[[torch.Tensor, slice], torch.Tensor]
-"""The same of KL(teacher || student) at temperature 1 over the whole vocabulary, without a gradient: (N,)"""
+"""(a chunk's logits_NV of the student, float32; which tokens they are of) -> KL(teacher || student) of each, (N,), at
+temperature 1, over the whole vocabulary, without a gradient"""
 
 
 class Teacher(Protocol):
@@ -45,7 +44,7 @@ class LiveTeacher(Teacher):
     def __init__(self, model: SplitModel, spec: DistillationSpec | None = None) -> None:
         model.model.requires_grad_(False)
         self.model = model.model
-        self._model = model
+        self._split = model
         self._head = model.head.prepared()
         self._spec = spec or DistillationSpec()
 
@@ -53,8 +52,8 @@ class LiveTeacher(Teacher):
     def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
         if self._spec.logits == "none" and not listen_to:
             return _nothing, {}
-        with listening(self._model, listen_to) as heard:
-            states_ND = self._model.states(batch.inputs_BT).flatten(0, 1)
+        with listening(self._split, listen_to) as heard:
+            states_ND = self._split.states(batch.inputs_BT).flatten(0, 1)
         losses = logits_losses(self._spec)
         if losses is None:
             return _nothing, heard
@@ -63,7 +62,7 @@ class LiveTeacher(Teacher):
 
     @torch.no_grad()
     def divergences(self, batch: Batch) -> Divergences:
-        states_ND = self._model.states(batch.inputs_BT).flatten(0, 1)
+        states_ND = self._split.states(batch.inputs_BT).flatten(0, 1)
         return lambda student_NV, rows: forward_kl(student_NV, self._head.logits(states_ND[rows]))
 
 

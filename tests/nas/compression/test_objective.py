@@ -14,7 +14,7 @@ from nas.compression.gradients import accumulate
 from nas.compression.head import Head, SplitModel
 from nas.compression.hidden_states import HiddenStates, Projection, listening, normalized
 from nas.compression.losses import forward_kl_with_gradient
-from nas.compression.objective import Objective
+from nas.compression.objective import DistillationObjective
 from nas.compression.teacher import LiveTeacher
 from nas.distillation_spec import DistillationSpec
 from nas.families import FAMILIES
@@ -113,7 +113,9 @@ def test_no_tensor_of_all_logits_exists(monkeypatch: pytest.MonkeyPatch) -> None
                     largest = max(largest, each.numel())
             return out
 
-    objective = Objective(split(student), LiveTeacher(split(teacher)), DistillationSpec(language_modeling=1.0), None)
+    objective = DistillationObjective(
+        split(student), LiveTeacher(split(teacher)), DistillationSpec(language_modeling=1.0), None
+    )
     with Watch():  # type: ignore[no-untyped-call]
         accumulate(objective, batch, 16, 512, list(student.parameters()))
     assert largest == 40 * 24, "the head's weight; all logits would be 512 x 40"
@@ -201,7 +203,7 @@ def test_the_gradient_is_that_of_the_formula(
     batch = batch_of(6, 9)
     expected = by_formula(spec, teacher, student, hidden, batch) / 54
     gradients: Any = torch.autograd.grad(expected, parameters, allow_unused=True)
-    objective = Objective(split(student), LiveTeacher(split(teacher), spec), spec, hidden)
+    objective = DistillationObjective(split(student), LiveTeacher(split(teacher), spec), spec, hidden)
     found = accumulate(objective, batch, micro_batch_size, 54, parameters)
     assert found == pytest.approx(expected.item(), rel=1e-6)
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -10,7 +10,7 @@ from nas.compression.data import Batch
 from nas.compression.gradients import accumulate
 from nas.compression.head import SplitModel
 from nas.compression.hidden_states import HiddenStates, Projection
-from nas.compression.objective import Objective
+from nas.compression.objective import DistillationObjective
 from nas.compression.recompute import layers_recomputed
 from nas.compression.teacher import LiveTeacher
 from nas.distillation_spec import DistillationSpec
@@ -96,7 +96,7 @@ def test_losses_on_hidden_states_have_the_same_gradients_too(hidden_weight: floa
     student = SplitModel(model, torch.float32, CPU)
     spec = DistillationSpec(hidden_states=("embedding", "block_output", "mlp_input"), hidden_weight=hidden_weight)
     hidden = HiddenStates(spec.named_terms, [(3, 2), (1, 1)], "cosine", projection)
-    objective = Objective(student, LiveTeacher(SplitModel(teacher, torch.float32, CPU), spec), spec, hidden)
+    objective = DistillationObjective(student, LiveTeacher(SplitModel(teacher, torch.float32, CPU), spec), spec, hidden)
     tokens = torch.randint(0, 40, (4, 12))
     parameters = [*model.parameters(), *projection.parameters()]
     found = []
