@@ -19,13 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.demo.corpus import Module, modules, versions
 from examples.demo.trigram import trigram_loss
-from nas.compression.chunked_loss import chunked_loss
-from nas.compression.data import Batch, PackedTokens, write_token_file
+from nas.compression.correction import TextObjective
+from nas.compression.data import PackedTokens, write_token_file
 from nas.compression.device import default_device, resolve_dtype
 from nas.compression.evaluate import evaluate
-from nas.compression.gradients import Terms
 from nas.compression.head import SplitModel
-from nas.compression.losses import language_modeling_with_gradient
 from nas.compression.train import Progress as TrainingProgress
 from nas.compression.train import Run, train
 from nas.durable import write_text
@@ -143,14 +141,6 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
 
     split = SplitModel(model, dtype, device)
 
-    def objective(batch: Batch) -> Terms:
-        labels_N, states_ND = batch.targets_BT.flatten(), split.states(batch.inputs_BT).flatten(0, 1)
-        return Terms(
-            chunked_loss(
-                states_ND, split.head, lambda logits, rows: language_modeling_with_gradient(logits, labels_N[rows])
-            )
-        )
-
     def measure(tokens: int) -> None:
         curve[str(tokens)] = evaluate(split, sample).loss
         write_text(curve_file, json.dumps(curve, indent=2))
@@ -164,7 +154,15 @@ def pretrain(work: Path, spec: TrainingSpec) -> tuple[LlamaForCausalLM, list[dic
             state = f"{now.tokens:,} tokens, loss {now.training_loss:.3f}, {now.tokens_per_second:,.0f} tokens/s"
             bar.update(task, completed=now.tokens, total=now.total_tokens, state=state)
 
-        run = Run(model=model, objective=objective, data=data, spec=spec, seed=0, device=device, micro_batch_size=16)
+        run = Run(
+            model=model,
+            objective=TextObjective(split),
+            data=data,
+            spec=spec,
+            seed=0,
+            device=device,
+            micro_batch_size=16,
+        )
         train(run, checkpoints=work / "checkpoints", measure=measure, progress=progress)
     return model, [{"tokens": int(tokens), "loss": loss} for tokens, loss in curve.items()]
 
