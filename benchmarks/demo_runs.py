@@ -40,6 +40,7 @@ from nas.compression.teacher import LiveTeacher, Teacher
 from nas.distillation_spec import DistillationSpec
 from nas.enumeration import enumerate_candidates
 from nas.model_folder import inspect_model_folder
+from nas.space import SearchSpace
 from nas.spec_file import read_spec
 from nas.teacher_answers import AnswersIdentity
 from nas.training_spec import TrialSpec
@@ -119,19 +120,20 @@ class Demo:
             dtype=dtype_name(self.dtype),
         )
 
-    def candidates(self) -> list[Architecture]:
-        """All shapes of the demo's search, as it lists them."""
+    def candidates(self, space: SearchSpace | None = None) -> list[Architecture]:
+        """All shapes within the demo's budget, as a search lists them: of its own space, or of another."""
         length = self.spec.data.sequence_length
         found = enumerate_candidates(
-            self.spec.space, self.spec.budget, self.teacher.architecture, sequence_length=length
+            space or self.spec.space, self.spec.budget, self.teacher.architecture, sequence_length=length
         )
         return found.first(len(found))
 
-    def run(self, wanted: Wanted) -> Ended:
-        """Cuts and retrains one student."""
+    def run(self, wanted: Wanted, observe: Callable[[int, Evaluation], None] = lambda *_: None) -> Ended:
+        """Cuts and retrains one student; `observe` is told the tokens and all that was found at each measurement."""
         began, curve = time.process_time(), list[Point]()
 
         def record(tokens: int, found: Evaluation) -> None:
+            observe(tokens, found)
             curve.append(Point(tokens=tokens, loss=found.loss, kl_to_teacher=found.kl_to_teacher or 0.0))
 
         teacher, kept = self.teacher, choose(self._scores, self.teacher.architecture, wanted.architecture)
