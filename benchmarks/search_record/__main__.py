@@ -16,18 +16,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.demo_runs import Demo
 from benchmarks.search_record.kept import FILE, Kept, KeptRun, together, write
-from nas.architecture import Architecture, sizes_of
-from nas.compression.evaluate import Evaluation
+from benchmarks.search_record.making import RUNS, SEEDS, file_of, prepare, run
+from nas.architecture import sizes_of
 from nas.cost import CostModel
 from nas.space import SearchSpace
 
-RUNS = Path(__file__).parents[2] / "runs" / "benchmarks" / "search_record"
-SEEDS, TOKENS, MEASUREMENTS = (0, 1, 2), 131_072, 8
 SPACE = SearchSpace.model_validate(
     {
         "num_hidden_layers": [8, 7, 6, 5, 4],
@@ -39,12 +35,6 @@ SPACE = SearchSpace.model_validate(
 """With the demo's budget, 24 candidates fit."""
 
 
-class _Worker:
-    """The demo, made once in each process."""
-
-    demo: Demo
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
@@ -53,10 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         candidates = Demo(Path(folder)).candidates(SPACE)
     runs = [(candidate, seed) for seed in SEEDS for candidate in candidates]
-    missing = [(candidate, seed) for candidate, seed in runs if not _file(candidate, seed).exists()]
+    missing = [(candidate, seed) for candidate, seed in runs if not file_of(candidate, seed).exists()]
     began = time.monotonic()
-    with ProcessPoolExecutor(processes, get_context("spawn"), _prepare) as pool:
-        ending = [pool.submit(_run, candidate, seed) for candidate, seed in missing]
+    with ProcessPoolExecutor(processes, get_context("spawn"), prepare) as pool:
+        ending = [pool.submit(run, candidate, seed) for candidate, seed in missing]
         for done, ended in enumerate(as_completed(ending), start=1):
             left = (time.monotonic() - began) / done * (len(missing) - done) / 60
             print(
@@ -65,34 +55,11 @@ def main() -> None:
                 flush=True,
             )
     tokens_M, losses_CSMQ, kl_CSM = together(
-        [[KeptRun.read(_file(candidate, seed)) for seed in SEEDS] for candidate in candidates]
+        [[KeptRun.read(file_of(candidate, seed)) for seed in SEEDS] for candidate in candidates]
     )
     parameters = [CostModel(each).parameters("non_embedding").at(sizes_of(each)) for each in candidates]
     write(Kept(tuple(candidates), np.array(parameters), SEEDS, tokens_M, losses_CSMQ, kl_CSM))
     print(f"{FILE}: losses {losses_CSMQ.shape}, {FILE.stat().st_size:,} bytes")
-
-
-def _prepare() -> None:
-    os.nice(10)
-    torch.set_num_threads(1)
-    disable_progress_bar()
-    _Worker.demo = Demo(Path(tempfile.mkdtemp(prefix="search_record")))
-
-
-def _run(candidate: Architecture, seed: int) -> str:
-    demo, points = _Worker.demo, list[tuple[int, Evaluation]]()
-    wanted = demo.wanted(candidate, seed, tokens=TOKENS, measurements=MEASUREMENTS)
-    ended = demo.run(wanted, lambda tokens, found: points.append((tokens, found)))
-    KeptRun(
-        np.array([tokens for tokens, _ in points]),
-        np.array([found.loss_per_sequence for _, found in points]),
-        np.array([found.kl_to_teacher for _, found in points], dtype=np.float32),
-    ).write(_file(candidate, seed))
-    return f"{candidate.label}, seed {seed}, loss {ended.loss:.4f}, {ended.seconds:.0f} s"
-
-
-def _file(candidate: Architecture, seed: int) -> Path:
-    return RUNS / f"{candidate.label.replace(' ', '').replace('/', '-')}-{seed}.npz"
 
 
 if __name__ == "__main__":

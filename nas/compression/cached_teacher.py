@@ -11,6 +11,7 @@ from nas.compression.chunked_loss import TokenLosses
 from nas.compression.data import Batch
 from nas.compression.hidden_states import Heard
 from nas.compression.losses import LossAndGradient
+from nas.compression.room import Room
 from nas.compression.sparse_targets import Sampled, TopK, sampled_loss, top_k_loss
 from nas.compression.teacher import Divergences, Teacher
 from nas.distillation_spec import HiddenTerm
@@ -64,6 +65,7 @@ class CachedTeacher(Teacher):
     def __init__(self, answers: Answers, device: torch.device) -> None:
         self._answers = answers
         self._device = device
+        self._room = Room()
 
     def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
         if listen_to:
@@ -74,8 +76,8 @@ class CachedTeacher(Teacher):
 
         def losses(student_NV: torch.Tensor, rows: slice) -> LossAndGradient:
             if temperature == 1.0:
-                return _loss(student_NV, found[rows], num_draws)
-            losses_N, gradient_NV = _loss(student_NV / temperature, found[rows], num_draws)
+                return self._loss(student_NV, found[rows], num_draws)
+            losses_N, gradient_NV = self._loss(student_NV / temperature, found[rows], num_draws)
             return losses_N, gradient_NV.div_(temperature)
 
         return losses, {}
@@ -84,11 +86,12 @@ class CachedTeacher(Teacher):
         """Estimates, exact in the mean: of validation the answers are always samples."""
         found = _Chunks(self._answers.validation(batch.first, len(batch.inputs_BT)), self._device)
         num_draws = self._answers.manifest.identity.validation_draws
-        return lambda student_NV, rows: _loss(student_NV, found[rows], num_draws)[0]
+        return lambda student_NV, rows: self._loss(student_NV, found[rows], num_draws)[0]
 
-
-def _loss(student_NV: torch.Tensor, found: Sampled | TopK, num_draws: int) -> LossAndGradient:
-    return top_k_loss(student_NV, found) if isinstance(found, TopK) else sampled_loss(student_NV, found, num_draws)
+    def _loss(self, student_NV: torch.Tensor, found: Sampled | TopK, num_draws: int) -> LossAndGradient:
+        if isinstance(found, TopK):
+            return top_k_loss(student_NV, found)
+        return sampled_loss(student_NV, found, num_draws, self._room)
 
 
 class _Chunks:

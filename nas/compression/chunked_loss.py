@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nas.compression.head import Head
+from nas.compression.room import Room
 
 TokenLosses = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 """(a chunk's logits_NV, float32; which tokens they are of) -> losses_N, and their sum's gradient_NV by the logits."""
@@ -33,7 +34,7 @@ class _ChunkedLoss(torch.autograd.Function):
         by_states_ND = torch.empty_like(states_ND)
         by_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float64, device=states_ND.device)
-        room = head.room(len(states_ND))
+        room = Room()
         for rows in head.chunks(len(states_ND)):
             inputs_ND = states_ND[rows].to(head.dtype)
             logits_NV = head.logits(inputs_ND, room)

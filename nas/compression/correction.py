@@ -14,6 +14,7 @@ from nas.compression.evaluate import Evaluation, evaluate
 from nas.compression.gradients import Terms
 from nas.compression.head import SplitModel
 from nas.compression.losses import LossAndGradient, language_modeling_with_gradient
+from nas.compression.room import Room
 from nas.compression.train import Progress, Run, train
 from nas.errors import TrainingDiverged
 from nas.model_folder import ModelFolder
@@ -90,11 +91,12 @@ class TextObjective:
 
     def __init__(self, model: SplitModel) -> None:
         self._model = model
+        self._room = Room()
 
     def __call__(self, batch: Batch) -> Terms:
         labels_N = batch.targets_BT.flatten()
 
         def losses(logits_NV: torch.Tensor, rows: slice) -> LossAndGradient:
-            return language_modeling_with_gradient(logits_NV, labels_N[rows])
+            return language_modeling_with_gradient(logits_NV, labels_N[rows], self._room)
 
         return Terms(chunked_loss(self._model.states(batch.inputs_BT).flatten(0, 1), self._model.head, losses))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nas.compression.device import computing_in
+from nas.compression.room import Room
 from nas.families import family_named
 
 _CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
@@ -33,10 +34,11 @@ class Head:
     softcap: float | None = None
 
     @torch.no_grad()
-    def logits(self, states_ND: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        """logits_NV in float32, without a graph; in the first rows of `room` where that is of the product's dtype."""
-        out = room[: len(states_ND)] if room is not None and room.dtype == self.dtype else None
-        logits_NV = torch.mm(states_ND.to(self.dtype), self.weight_VD.to(self.dtype).t(), out=out)
+    def logits(self, states_ND: torch.Tensor, room: Room | None = None) -> torch.Tensor:
+        """logits_NV in float32, without a graph; in `room`, where they are of the product's dtype."""
+        weight_VD = self.weight_VD.to(self.dtype)
+        out = None if room is None else room.take((len(states_ND), len(weight_VD)), weight_VD)
+        logits_NV = torch.mm(states_ND.to(self.dtype), weight_VD.t(), out=out)
         logits_NV = logits_NV.to(torch.promote_types(self.dtype, torch.float32))
         if self.divisor != 1.0:
             logits_NV.div_(self.divisor)
@@ -55,11 +57,6 @@ class Head:
     def prepared(self) -> "Head":
         """The same with its weight in the dtype of the product, so that chunks need not convert it each."""
         return Head(self.weight_VD.detach().to(self.dtype), self.dtype, self.divisor, self.softcap)
-
-    def room(self, num_tokens: int) -> torch.Tensor:
-        """For the logits of any chunk: memory that is asked for once, since its first use of a page takes time."""
-        first = next(self.chunks(num_tokens), slice(0, 0))
-        return self.weight_VD.new_empty(first.stop, len(self.weight_VD))
 
     def chunks(self, num_tokens: int) -> Iterator[slice]:
         """All tokens, as many at once as keep their logits small."""

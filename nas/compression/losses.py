@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from nas.compression.room import Room
 from nas.distillation_spec import LogitLoss
 
 LogitsLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -97,22 +98,26 @@ def with_gradient(loss: LogitsLoss, student_NV: torch.Tensor, teacher_NV: torch.
 
 
 @torch.no_grad()
-def forward_kl_with_gradient(student_NV: torch.Tensor, teacher_NV: torch.Tensor) -> LossAndGradient:
+def forward_kl_with_gradient(
+    student_NV: torch.Tensor, teacher_NV: torch.Tensor, gradient_room: Room, room: Room
+) -> LossAndGradient:
     """As `with_gradient(forward_kl, ...)`, with the gradient q - p written out, which takes half the time.
 
     The teacher's logits are overwritten.
     """
-    log_q_NV = student_NV.log_softmax(-1)
-    log_p_NV = teacher_NV.log_softmax(-1)
+    log_q_NV = gradient_room.log_softmax(student_NV)
+    log_p_NV = room.log_softmax(teacher_NV)
     p_NV = torch.exp(log_p_NV, out=teacher_NV)
     losses_N = log_p_NV.sub_(log_q_NV).mul_(p_NV).sum(-1)
     return losses_N, log_q_NV.exp_().sub_(p_NV)
 
 
 @torch.no_grad()
-def language_modeling_with_gradient(student_NV: torch.Tensor, labels_N: torch.Tensor) -> LossAndGradient:
+def language_modeling_with_gradient(
+    student_NV: torch.Tensor, labels_N: torch.Tensor, gradient_room: Room
+) -> LossAndGradient:
     """The cross-entropy with the text's own next tokens, and its gradient q - 1."""
-    log_q_NV = student_NV.log_softmax(-1)
+    log_q_NV = gradient_room.log_softmax(student_NV)
     losses_N = -log_q_NV.gather(-1, labels_N[:, None]).squeeze(-1)
     gradient_NV = log_q_NV.exp_()
     gradient_NV[torch.arange(len(labels_N), device=labels_N.device), labels_N] -= 1

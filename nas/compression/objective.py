@@ -11,6 +11,7 @@ from nas.compression.gradients import Terms
 from nas.compression.head import SplitModel
 from nas.compression.hidden_states import HiddenStates, listening
 from nas.compression.losses import LossAndGradient, language_modeling_with_gradient
+from nas.compression.room import Room
 from nas.compression.teacher import Teacher
 from nas.distillation_spec import DistillationSpec
 
@@ -25,6 +26,7 @@ class DistillationObjective:
         self._teacher = teacher
         self._spec = spec
         self._hidden = hidden
+        self._room = Room()
 
     def __call__(self, batch: Batch) -> Terms:
         to_teacher = self._hidden.of_teacher() if self._hidden else []
@@ -39,7 +41,7 @@ class DistillationObjective:
             losses_N, gradient_NV = token_losses(student_NV, rows)
             on_logits.add_(losses_N.sum(dtype=torch.float64))
             if weight:
-                of_text_N, by_text_NV = language_modeling_with_gradient(student_NV, labels_N[rows])
+                of_text_N, by_text_NV = language_modeling_with_gradient(student_NV, labels_N[rows], self._room)
                 losses_N, gradient_NV = (
                     losses_N.add(of_text_N, alpha=weight),
                     gradient_NV.add_(by_text_NV, alpha=weight),

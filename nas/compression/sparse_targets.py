@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.compression.losses import LossAndGradient
+from nas.compression.room import Room
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def expected_entries(logits_NV: torch.Tensor, num_draws: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sampled_loss(student_NV: torch.Tensor, targets: Sampled, num_draws: int) -> LossAndGradient:
+def sampled_loss(student_NV: torch.Tensor, targets: Sampled, num_draws: int, gradient_room: Room) -> LossAndGradient:
     """KL(teacher || student) of every token, estimated without bias, and its gradient q - (share drawn)."""
-    log_q_NV = student_NV.log_softmax(-1)
+    log_q_NV = gradient_room.log_softmax(student_NV)
     rows_E = torch.repeat_interleave(torch.arange(len(student_NV), device=student_NV.device), targets.counts_N)
     shares_E = targets.draws_E.to(student_NV.dtype) / num_draws
     losses_N = -targets.entropy_N.to(student_NV.dtype)

@@ -21,6 +21,7 @@ from nas.compression.losses import (
     forward_kl_with_gradient,
     with_gradient,
 )
+from nas.compression.room import Room
 from nas.distillation_spec import DistillationSpec, HiddenTerm
 
 Divergences = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -47,6 +48,8 @@ class LiveTeacher(Teacher):
         self._split = model
         self._head = model.head.prepared()
         self._spec = spec or DistillationSpec()
+        self._losses = logits_losses(self._spec)
+        self._room = Room()
 
     @torch.no_grad()
     def targets(self, batch: Batch, listen_to: Sequence[tuple[HiddenTerm, int]]) -> tuple[TokenLosses, Heard]:
@@ -54,16 +57,15 @@ class LiveTeacher(Teacher):
             return _nothing, {}
         with listening(self._split, listen_to) as heard:
             states_ND = self._split.states(batch.inputs_BT).flatten(0, 1)
-        losses = logits_losses(self._spec)
+        losses = self._losses
         if losses is None:
             return _nothing, heard
-        room = self._head.room(len(states_ND))
-        return lambda student_NV, rows: losses(student_NV, self._head.logits(states_ND[rows], room)), heard
+        return lambda student_NV, rows: losses(student_NV, self._head.logits(states_ND[rows], self._room)), heard
 
     @torch.no_grad()
     def divergences(self, batch: Batch) -> Divergences:
         states_ND = self._split.states(batch.inputs_BT).flatten(0, 1)
-        return lambda student_NV, rows: forward_kl(student_NV, self._head.logits(states_ND[rows]))
+        return lambda student_NV, rows: forward_kl(student_NV, self._head.logits(states_ND[rows], self._room))
 
 
 def logits_losses(spec: DistillationSpec) -> Callable[[torch.Tensor, torch.Tensor], LossAndGradient] | None:
@@ -74,7 +76,8 @@ def logits_losses(spec: DistillationSpec) -> Callable[[torch.Tensor, torch.Tenso
     if spec.logits == "none":
         return None
     if spec.logits == "forward_kl" and spec.top_k is None and spec.temperature == 1.0:
-        return forward_kl_with_gradient
+        rooms = Room(), Room()
+        return lambda student_NV, teacher_NV: forward_kl_with_gradient(student_NV, teacher_NV, *rooms)
     loss: LogitsLoss = LOGITS_LOSSES[spec.logits]
     if spec.top_k is not None:
         loss = among_top_k(loss, spec.top_k)

@@ -15,6 +15,7 @@ from nas.compression.losses import (
     language_modeling_with_gradient,
     with_gradient,
 )
+from nas.compression.room import Room
 from nas.compression.teacher import logits_losses
 from nas.distillation_spec import DistillationSpec, LogitLoss
 
@@ -112,7 +113,9 @@ def test_gradcheck(name: LogitLoss) -> None:
 def test_the_gradient_written_out_is_the_one_of_autograd() -> None:
     student, teacher = logits(1).double(), logits(2).double()
     for found, expected in zip(
-        forward_kl_with_gradient(student, teacher.clone()), with_gradient(forward_kl, student, teacher), strict=True
+        forward_kl_with_gradient(student, teacher.clone(), Room(), Room()),
+        with_gradient(forward_kl, student, teacher),
+        strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
@@ -131,7 +134,7 @@ def test_language_modeling_is_torchs_own_cross_entropy() -> None:
     student, labels = logits(1).double().requires_grad_(), torch.tensor([0, 6, 3, 2, 2, 5])
     expected = torch.nn.functional.cross_entropy(student, labels, reduction="none")
     (by_student,) = torch.autograd.grad(expected.sum(), student)
-    losses, gradient = language_modeling_with_gradient(student.detach(), labels)
+    losses, gradient = language_modeling_with_gradient(student.detach(), labels, Room())
     torch.testing.assert_close(losses, expected.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, by_student, rtol=1e-12, atol=1e-14)
 

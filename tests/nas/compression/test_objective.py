@@ -15,6 +15,7 @@ from nas.compression.head import Head, SplitModel
 from nas.compression.hidden_states import HiddenStates, Projection, listening, normalized
 from nas.compression.losses import forward_kl_with_gradient
 from nas.compression.objective import DistillationObjective
+from nas.compression.room import Room
 from nas.compression.teacher import LiveTeacher
 from nas.distillation_spec import DistillationSpec
 from nas.families import FAMILIES
@@ -55,7 +56,9 @@ def test_chunks_change_nothing(
     teacher = torch.randn(23, 11, generator=generator)
     small_chunks(monkeypatch, num_tokens, 11)
     given = Head(weight, torch.float32, divisor, softcap)
-    loss = chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone()))
+    loss = chunked_loss(
+        states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone(), Room(), Room())
+    )
     found = torch.autograd.grad(loss * 3, (states, weight))
 
     whole_states, whole_weight = (each.detach().double().requires_grad_() for each in (states, weight))
@@ -80,7 +83,9 @@ def test_its_gradient_is_that_of_finite_differences(monkeypatch: pytest.MonkeyPa
 
     def loss(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         given = Head(weight, torch.float64, 2.0, 3.0)
-        return chunked_loss(states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone()))
+        return chunked_loss(
+            states, given, lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone(), Room(), Room())
+        )
 
     for given in (states, weight):
         found = torch.autograd.grad(loss(states.requires_grad_(), weight.requires_grad_()), given)[0].flatten()
@@ -272,7 +277,9 @@ def test_products_in_bfloat16_give_about_the_gradient_of_float32(monkeypatch: py
     def gradients(dtype: torch.dtype, at_once: int) -> tuple[torch.Tensor, ...]:
         small_chunks(monkeypatch, at_once, 64)
         loss = chunked_loss(
-            states, Head(weight, dtype), lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone())
+            states,
+            Head(weight, dtype),
+            lambda z, rows: forward_kl_with_gradient(z, teacher[rows].clone(), Room(), Room()),
         )
         assert loss.dtype == torch.float32
         return torch.autograd.grad(loss, (states, weight))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nas.compression.losses import forward_kl, with_gradient
+from nas.compression.room import Room
 from nas.compression.sparse_targets import (
     Sampled,
     draw,
@@ -64,7 +65,7 @@ def test_the_gradient_is_unbiased() -> None:
     _, expected = with_gradient(forward_kl, student, teacher)
     gradients, losses = [], []
     for _ in range(repetitions):
-        loss, gradient = sampled_loss(student, draw(teacher, random.random(3), DRAWS), DRAWS)
+        loss, gradient = sampled_loss(student, draw(teacher, random.random(3), DRAWS), DRAWS, Room())
         gradients.append(gradient)
         losses.append(loss)
     for found, wanted in ((torch.stack(gradients), expected), (torch.stack(losses), forward_kl(student, teacher))):
