@@ -85,7 +85,7 @@ def among_top_k(loss: LogitsLoss, top_k: int) -> LogitsLoss:
 # --- with their gradients, for chunks ------------------------------------------------------------------------
 
 LossAndGradient = tuple[torch.Tensor, torch.Tensor]
-"""losses_N, and the gradient_NV of their sum by the student's logits"""
+"""losses_N, and the gradient_NV of their sum by the student's logits, whose memory the next call may take"""
 
 
 def with_gradient(loss: LogitsLoss, student_NV: torch.Tensor, teacher_NV: torch.Tensor) -> LossAndGradient:
