@@ -91,6 +91,11 @@ class SearchDisplay:
             for row in view.leaderboard
             if row.state is TrialState.SUCCEEDED
         ]
+        news += [
+            f"{view.name}: {row.architecture.label}: stopped early, {row.reason}"
+            for row in view.leaderboard
+            if row.state is TrialState.STOPPED
+        ]
         for line in news:
             if line not in self._said:
                 self._said.add(line)
@@ -125,7 +130,7 @@ def leaderboard(view: SearchView) -> RenderableType:
     """The leaderboard, losses in nats per token; what is running shows how far it is."""
     teacher = "" if view.teacher_loss is None else f"; the teacher's loss is {words.loss(view.teacher_loss)}"
     teacher += "" if view.correction is None else f", {words.correction(view.correction)}"
-    table = plain_table(("#", "was", "shape", "parameters", "pruned", "retrained", "KL", "tokens"))
+    table = plain_table(("#", "was", "shape", "parameters", "pruned", "retrained", "best", "KL", "tokens"))
     running = {job.candidate_id: job for job in view.jobs if job.kind == "trial" and job.state is JobState.RUNNING}
     for row in view.leaderboard:
         style = "bold" if row.rank == 1 else "red" if row.state is TrialState.FAILED else ""
@@ -134,6 +139,10 @@ def leaderboard(view: SearchView) -> RenderableType:
         Text(f"{view.name}: a teacher of {words.parameters(view.teacher_parameters)} parameters{teacher}"),
         table,
         Text(f"shape: {SHAPE}; was: rank after pruning; losses in nats per token{_seeds(view)}", style="dim"),
+        Text(
+            "=: not told apart from the first of such a group, by two standard errors; best: the probability of it",
+            style="dim",
+        ),
     )
 
 
@@ -235,16 +244,18 @@ def plain_table(headers: Sequence[str]) -> Table:
 
 
 def _cells(row: Standing, job: JobView | None) -> list[str]:
-    tokens = words.tokens(row.tokens) if row.state is TrialState.SUCCEEDED else row.state.value
+    ended = row.state in (TrialState.SUCCEEDED, TrialState.STOPPED)
+    tokens = words.tokens(row.tokens) if ended else row.state.value
     if job is not None and job.progress is not None and job.progress.unit == "tokens":
         tokens = words.percent(job.progress.done, job.progress.total)
     return [
-        _number(row.rank),
+        words.rank(row),
         _number(row.rank_after_pruning),
         row.architecture.label,
         words.parameters(row.parameters),
         words.loss(row.loss_after_pruning),
         words.loss(row.loss if row.tokens else None),
+        words.probability(row),
         words.loss(row.kl_to_teacher if row.tokens else None),
         tokens,
     ]

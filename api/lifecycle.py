@@ -3,14 +3,13 @@
 `advance` looks at what is on record and adds what is missing; called again without news it adds nothing.
 """
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from api.answers import TeachersAnswers
 from api.calibration_jobs import calibrate_jobs, merge_job, search_tokens
 from api.correction import correction_of, is_ready
+from api.deciding import decisions, told_by
 from api.groundwork import Groundwork
-from api.store.curves import SearchCurves
 from api.store.jobs import NewTrial
 from api.store.records import JobRecord, SearchRecord
 from api.store.store import Store
@@ -20,7 +19,6 @@ from api.winners import promote
 from nas.errors import TeacherError
 from nas.jobs import Calibrated, DataPrepared, PrepareData, ScoresMerged
 from nas.states import JobState, SearchState
-from nas.strategy import TrialHistory, exhaustive
 
 
 def advance(store: Store, search: SearchRecord, now: datetime) -> None:
@@ -105,14 +103,14 @@ def _follow_strategy(
     jobs: dict[int, list[JobRecord]] = {trial.id: [] for candidate in candidates for trial in candidate.trials}
     for job in store.jobs.of_trials(search.id):
         jobs[job.trial_id or 0].append(job)
-    decisions = exhaustive(_history(store, jobs, curves), search.trial_ends[-1])
+    said = decisions(store, search, candidates, jobs, curves)
     candidate_ids = {trial.id: candidate.id for candidate in candidates for trial in candidate.trials}
-    store.decisions.add(search.id, decisions, candidate_ids, now)
+    store.decisions.add(search.id, said, candidate_ids, now)
     told, added, is_waiting = store.decisions.told_tokens(jobs), [], False
     for candidate in candidates:
         for trial in candidate.trials:
             curve = curves.of_trial.get(trial.id, ())
-            tokens = max(curve[-1].tokens if curve else 0, _told_by(jobs[trial.id]))
+            tokens = max(curve[-1].tokens if curve else 0, told_by(jobs[trial.id]))
             has_ended_well = all(job.state is JobState.SUCCEEDED for job in jobs[trial.id])
             if has_ended_well and told[trial.id] > tokens:
                 segment, spec = trial_job(search, groundwork, candidate, trial, jobs[trial.id], tokens, told[trial.id])
@@ -124,27 +122,3 @@ def _follow_strategy(
                     is_waiting = True
     store.jobs.add_trials(search.id, added, now)
     return is_waiting
-
-
-def _told_by(jobs: Sequence[JobRecord]) -> int:
-    """How far the last of a trial's jobs was to go: one that ended well is there, whatever it has measured."""
-    if not jobs:
-        return 0
-    content = jobs[-1].spec_content  # Not parsed: there may be thousands.
-    continues = content.get("continues") or {"tokens": 0}
-    return int(continues["tokens"]) + int(content["until_tokens"])
-
-
-def _history(store: Store, jobs: Mapping[int, Sequence[JobRecord]], curves: SearchCurves) -> list[TrialHistory]:
-    told = store.decisions.told_tokens(jobs)
-    of_trial = curves.of_trial
-    return [
-        TrialHistory(
-            trial_id=trial_id,
-            told_tokens=told[trial_id],
-            tokens=of_trial[trial_id][-1].tokens if trial_id in of_trial else 0,
-            loss=of_trial[trial_id][-1].loss if trial_id in of_trial else None,
-            failed=any(job.state is JobState.FAILED for job in own),
-        )
-        for trial_id, own in jobs.items()
-    ]

@@ -27,6 +27,7 @@ EARLY = ("prepare_data", "correct_teacher", "calibrate", "merge_scores", "cache_
 
 TRIALS = {
     TrialState.SUCCEEDED: "retrained",
+    TrialState.STOPPED: "stopped early",
     TrialState.RUNNING: "running",
     TrialState.QUEUED: "queued",
     TrialState.WAITING: "waiting",
@@ -125,6 +126,32 @@ def exact(moment: datetime) -> str:
 def state(state: SearchState, intent: Intent) -> str:
     """The state of a search, or what a running one is being brought to: `pausing`, `stopping`, `cancelling`."""
     return _COMING[intent] if state is SearchState.RUNNING and intent in _COMING else state.value
+
+
+def rank(row: Standing) -> str:
+    """`3`, or `3=` where it cannot be told apart from others."""
+    if row.rank is None:
+        return ""
+    return f"{row.rank}=" if row.ties is not None and row.ties[0] < row.ties[1] else str(row.rank)
+
+
+def tie(row: Standing) -> str:
+    """`ranks 1 to 3 cannot be told apart`; empty where there is no tie."""
+    if row.ties is None or row.ties[0] == row.ties[1]:
+        return ""
+    return f"ranks {row.ties[0]} to {row.ties[1]} cannot be told apart"
+
+
+def behind(row: Standing) -> str:
+    """How sure its distance to the best is: `± 0.0041 nats in its difference to the best`; empty where not known."""
+    return "" if not row.error else f"± {row.error:.4f} nats in its difference to the best"
+
+
+def probability(row: Standing) -> str:
+    """Of being the best: `62 %`; empty where it was not worked out."""
+    if row.probability_best is None:
+        return ""
+    return "< 1 %" if row.probability_best < 0.01 else percent(row.probability_best, 1)
 
 
 def trial(row: Standing, job: JobView | None) -> str:

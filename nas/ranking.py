@@ -1,13 +1,15 @@
 """The leaderboard: candidates in the order of their losses, compared only at equal tokens."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from statistics import fmean
 from typing import Protocol
 
 from nas.architecture import Architecture
 from nas.border import Border
+from nas.certainty import Measured, certainty, size_adjusted
 from nas.states import TrialState
 
 
@@ -70,6 +72,11 @@ class Standing(Border):
 
     `rank_after_pruning` orders all candidates by their loss before any retraining. `num_seeds` is over how many trials
     losses are means. `state` is the trials', derived from their jobs; a candidate whose trials failed has no rank.
+
+    How sure the rank is, is told of the first among those with the most tokens of retraining: `error` is the standard
+    error of the difference to the best's loss; `ties` are the first and the last of the ranks that this one shares, in
+    truth, with those that it cannot be told apart from; `probability_best` is the one of being the best, and
+    `size_adjusted_loss` the loss less what its number of parameters alone explains among these.
     """
 
     rank: int | None
@@ -85,6 +92,10 @@ class Standing(Border):
     kl_to_teacher: float | None
     state: TrialState
     reason: str | None
+    error: float | None = None
+    ties: tuple[int, int] | None = None
+    probability_best: float | None = None
+    size_adjusted_loss: float | None = None
 
 
 def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
@@ -100,6 +111,30 @@ def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
     pruned_ranks = {contender.candidate_id: rank for rank, contender in enumerate(pruned, start=1)}
     ranks = {contender.candidate_id: rank for rank, contender in enumerate(measured, start=1)}
     return [_standing(c, ranks.get(c.candidate_id), pruned_ranks.get(c.candidate_id)) for c in [*measured, *others]]
+
+
+def level(rows: Sequence[Standing]) -> list[Standing]:
+    """Those with the most tokens of retraining, best first: only their losses compare."""
+    furthest = max((row.tokens for row in rows if row.rank is not None), default=0)
+    return [row for row in rows if row.rank is not None and row.tokens == furthest > 0]
+
+
+def told_how_sure(rows: Sequence[Standing], measured: Mapping[int, Measured], run_to_run: float) -> list[Standing]:
+    """The leaderboard `rows` with how sure its upper part is.
+
+    `measured` are the losses, by candidate, at the tokens of the first, of as many of the first as are to be told of;
+    `run_to_run` as in StrategySpec.
+    """
+    there = level(rows)
+    known = list(takewhile(lambda row: row.candidate_id in measured, there))
+    found = certainty([measured[row.candidate_id] for row in known], run_to_run)
+    adjusted = size_adjusted([row.loss or 0.0 for row in there], [row.parameters for row in there])
+    told = [
+        {"size_adjusted_loss": None if adjusted is None else adjusted[place]}
+        | ({} if place >= len(found) else asdict(found[place]))
+        for place in range(len(there))
+    ]
+    return [row.model_copy(update=each) for row, each in zip(there, told, strict=True)] + list(rows[len(there) :])
 
 
 def _standing(contender: Contender, rank: int | None, rank_after_pruning: int | None) -> Standing:

@@ -11,6 +11,7 @@ from nas.cost import Dtype
 from nas.data_spec import DataSpec
 from nas.distillation_spec import DistillationSpec
 from nas.space import SearchSpace
+from nas.strategy_spec import StrategySpec
 from nas.training_spec import CorrectionSpec, PromotionSpec, RunSpec, TrialSpec
 
 NAME = "[a-z0-9][a-z0-9._-]{0,62}"
@@ -134,6 +135,10 @@ class SearchSpec(Border):
         default_factory=CalibrationSpec, description="how importance is measured and what is cut by it"
     )
     trial: TrialSpec = Field(default_factory=TrialSpec, description="how every candidate is retrained")
+    strategy: StrategySpec = Field(
+        default_factory=StrategySpec,
+        description="how the tokens of trials are shared out: kind, rungs, and their settings",
+    )
     promotion: PromotionSpec = Field(default_factory=PromotionSpec, description="how the winners are distilled")
     distillation: DistillationSpec = Field(
         default_factory=DistillationSpec, description="what trials and promotions are taught by: losses and their terms"

@@ -46,12 +46,16 @@ class AttemptState(StrEnum):
 
 
 class TrialState(StrEnum):
-    """Derived from the trial's newest job; `waiting` before the first, `succeeded` when that one has ended well."""
+    """Derived from the trial's newest job and what the strategy said: `waiting` before the first, and at a rung.
+
+    `succeeded` at its end; `stopped` where the strategy gave it up.
+    """
 
     WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
+    STOPPED = "stopped"
     FAILED = "failed"
     CANCELLED = "cancelled"
 

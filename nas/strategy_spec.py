@@ -52,3 +52,8 @@ class StrategySpec(Border):
     startup: Count = Field(
         default=8, gt=0, description="of tpe: how many candidates are drawn before any is proposed, at least 1"
     )
+
+    @property
+    def has_rungs(self) -> bool:
+        """Whether trials wait for each other on the way."""
+        return self.kind in ("halving", "racing")

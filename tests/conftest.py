@@ -143,6 +143,7 @@ def tiny_spec(teacher: Path, text: Path, **changes: object) -> SearchSpec:
             "checkpoint_seconds": 0,
             "text_samples": 0,
         },
+        "strategy": {"kind": "exhaustive"},
         "resources": {"dtype": "float32"},
         "backoff_seconds": 0,
         **changes,

@@ -9,7 +9,7 @@ from api import words
 from api.pages.glyph import glyph
 from api.pages.sparkline import common_scale, sparkline
 from nas.figures import Curves, colours
-from nas.ranking import Standing
+from nas.ranking import Standing, level
 from nas.states import JobState, TrialState
 from nas.views import JobView, SearchView
 
@@ -33,6 +33,22 @@ class Row:
     remark: str | None
 
     @property
+    def rank(self) -> str:
+        return words.rank(self.standing)
+
+    @property
+    def tie(self) -> str:
+        return words.tie(self.standing)
+
+    @property
+    def behind(self) -> str:
+        return words.behind(self.standing)
+
+    @property
+    def probability(self) -> str:
+        return words.probability(self.standing)
+
+    @property
     def is_retrained(self) -> bool:
         """Until then its loss is the one after pruning."""
         return self.standing.tokens > 0
@@ -52,13 +68,13 @@ def rows(view: SearchView, curves: Curves | None) -> list[Row]:
     furthest = max((progress.total for progress in told), default=0)
     scale = common_scale(list(points.values()), least_tokens=furthest)
     colour_of = colours(view.leaderboard)
-    level = _level(view.leaderboard)
-    move_of = _moves(level)
+    there = level(view.leaderboard)
+    move_of = _moves(there)
     return [
         Row(
             standing=row,
             position=position,
-            is_level=row in level,
+            is_level=row in there,
             move=move_of.get(row.candidate_id),
             glyph=glyph(row.architecture, view.teacher),
             sparkline=sparkline(points[row.candidate_id], scale, colour_of.get(row.candidate_id)),
@@ -70,15 +86,9 @@ def rows(view: SearchView, curves: Curves | None) -> list[Row]:
     ]
 
 
-def _level(leaderboard: Sequence[Standing]) -> list[Standing]:
-    """Those with the most tokens of retraining, best first: only their losses compare."""
-    furthest = max((row.tokens for row in leaderboard if row.rank is not None), default=0)
-    return [row for row in leaderboard if row.rank is not None and row.tokens == furthest > 0]
-
-
-def _moves(level: Sequence[Standing]) -> dict[int, int]:
+def _moves(there: Sequence[Standing]) -> dict[int, int]:
     """By candidate id; both orders are among the same candidates, so none moves because another is missing."""
-    now = [row for row in level if row.rank_after_pruning is not None]
+    now = [row for row in there if row.rank_after_pruning is not None]
     before = sorted(now, key=lambda row: row.rank_after_pruning or 0)
     return {row.candidate_id: before.index(row) - place for place, row in enumerate(now)}
 
@@ -97,6 +107,6 @@ def _pace(row: Standing, job: JobView | None) -> str:
 
 
 def _remark(row: Standing, job: JobView | None) -> str | None:
-    if row.state is TrialState.FAILED:
+    if row.state in (TrialState.FAILED, TrialState.STOPPED):
         return row.reason
     return None if job is None else words.waiting(job)

@@ -20,8 +20,10 @@ def tokens_total(
     spec, length = search.spec, search.spec.data.sequence_length
     failed = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.FAILED}
     going_on = [[trial for trial in candidate.trials if trial.id not in failed] for candidate in candidates]
-    num_trials, num_candidates = sum(map(len, going_on)), sum(map(bool, going_on))
-    given_up = [curves.of_trial.get(trial_id or 0, ()) for trial_id in failed]
+    stopped = {trial.id for candidate in candidates for trial in candidate.trials if trial.stopped is not None}
+    num_trials = sum(trial.id not in stopped for trials in going_on for trial in trials)
+    num_candidates = sum(map(bool, going_on))
+    given_up = [curves.of_trial.get(trial_id or 0, ()) for trial_id in failed | stopped]
     given_up += [curves.of_promotion.get(each.id, ()) for each in promotions if each.intent is Intent.CANCEL]
     begun = [
         segment_ends(promotion_segments(spec, promotion.extensions), length)[-1]

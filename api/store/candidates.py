@@ -6,7 +6,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from api.store.records import CandidateRecord, TrialRecord
-from api.store.tables import CandidateRow, TrialRow
+from api.store.tables import CandidateRow, DecisionRow, TrialRow
 from nas.architecture import Architecture
 from nas.views import CandidateView
 
@@ -50,14 +50,15 @@ class Candidates:
     def of_search(self, search_id: int) -> list[CandidateRecord]:
         """In the order of enumeration."""
         rows = self._session.execute(
-            select(CandidateRow, TrialRow.id, TrialRow.seed)
+            select(CandidateRow, TrialRow.id, TrialRow.seed, DecisionRow.reason)
             .join(TrialRow, TrialRow.candidate_id == CandidateRow.id)
+            .join(DecisionRow, (DecisionRow.trial_id == TrialRow.id) & (DecisionRow.action == "stop"), isouter=True)
             .where(CandidateRow.search_id == search_id)
             .order_by(CandidateRow.position, TrialRow.id)
         )
         found: dict[int, tuple[CandidateRow, list[TrialRecord]]] = {}
-        for row, trial_id, seed in rows:
-            found.setdefault(row.id, (row, []))[1].append(TrialRecord(trial_id, seed))
+        for row, trial_id, seed, stopped in rows:
+            found.setdefault(row.id, (row, []))[1].append(TrialRecord(trial_id, seed, stopped))
         return [
             CandidateRecord(
                 id=row.id,

@@ -20,6 +20,8 @@ from nas.jobs import Measurement
 from nas.ranking import CurvePoint
 from nas.views import EventKind
 
+_ASKED_AT_ONCE = 1000
+
 
 @dataclass(frozen=True)
 class SearchCurves:
@@ -93,6 +95,18 @@ class Curves:
         )
         rows = self._session.execute(statement.where(mine).order_by(MeasurementRow.tokens))
         return [(tokens, np.frombuffer(losses, dtype="<f4")) for tokens, losses in rows]
+
+    def sequences_at(self, tokens: int, trial_ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """By trial, of these: the losses of every validation sequence after so many tokens."""
+        found: dict[int, NDArray[np.float32]] = {}
+        columns = select(MeasurementRow.trial_id, SequenceLossesRow.losses).join(
+            SequenceLossesRow, SequenceLossesRow.measurement_id == MeasurementRow.id
+        )
+        for start in range(0, len(trial_ids), _ASKED_AT_ONCE):
+            mine = MeasurementRow.trial_id.in_(trial_ids[start : start + _ASKED_AT_ONCE])
+            rows = self._session.execute(columns.where(mine, MeasurementRow.tokens == tokens))
+            found |= {trial_id: np.frombuffer(losses, dtype="<f4") for trial_id, losses in rows if trial_id is not None}
+        return found
 
     def of_search(self, search_id: int) -> SearchCurves:
         of_trial: dict[int, list[CurvePoint]] = defaultdict(list)

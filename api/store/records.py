@@ -40,8 +40,9 @@ class SearchRecord:
     @cached_property
     def spec(self) -> SearchSpec:
         """As it was submitted."""
-        # Searches of before there was a choice were taught by logits alone, however deep the cut.
-        return SearchSpec.model_validate({"distillation": {"hidden_states": []}, **self.spec_content})
+        # Searches of before there was a choice were taught by logits alone, however deep the cut, and were exhaustive.
+        before = {"distillation": {"hidden_states": []}, "strategy": {"kind": "exhaustive"}}
+        return SearchSpec.model_validate({**before, **self.spec_content})
 
     @cached_property
     def extensions(self) -> tuple[Extension, ...]:
@@ -74,6 +75,8 @@ class TrialRecord:
 
     id: int
     seed: int
+    stopped: str | None = None
+    """Why the strategy gave it up, if it did."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ FULL: dict[str, Any] = {
 }
 MINIMAL = {"name": "a", "teacher": "/t", "budget": {"parameters": 1}, "data": {"train": "/x"}}
 TOP_LEVEL = (
-    "name, teacher, budget, space, sample_size, data, correction, calibration, trial, promotion, distillation, "
-    "resources, serving, hardware, seed, max_failures, max_losses, backoff_seconds, spending"
+    "name, teacher, budget, space, sample_size, data, correction, calibration, trial, strategy, promotion, "
+    "distillation, resources, serving, hardware, seed, max_failures, max_losses, backoff_seconds, spending"
 )
 SIZES = (
     "a list of different whole numbers from 1 to the teacher's size, a range (min, max, step), "

@@ -1,0 +1,25 @@
+"""Successive halving: from each rung the share with the lowest losses goes on."""
+
+from collections.abc import Mapping
+from math import ceil
+from statistics import fmean
+
+from nas.strategy import Cohort, Judge
+
+
+def halving(keep: float) -> Judge:
+    """At every rung ceil(keep x candidates) go on, by the mean loss over seeds; of equal ones, the first listed."""
+
+    def judge(behind: Cohort, there: Cohort, place: int, full_tokens: int) -> Mapping[int, str]:
+        losses = {each: fmean(trial.losses[place] for trial in trials) for each, trials in there.items()}
+        order = sorted(losses, key=lambda each: (losses[each], each))
+        num_kept = num_going_on(len(order), keep)
+        reason = f"not among the {num_kept} of {len(order)} with the lowest loss after {place:,} tokens"
+        return {each: reason for each in order[num_kept:] if each in behind}
+
+    return judge
+
+
+def num_going_on(num_candidates: int, keep: float) -> int:
+    """How many of so many go on from a rung."""
+    return ceil(keep * num_candidates)
