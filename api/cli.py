@@ -16,10 +16,12 @@ from api import (
     importance_command,
     latency_command,
     lifecycle_commands,
+    plan_command,
     prepare_data_command,
     prune_command,
     retention_command,
     service_commands,
+    study_command,
 )
 from api.exit_codes import BAD_INPUT, FAILURE, INTERRUPTED
 from api.settings import DEFAULT_PORT
@@ -123,13 +125,17 @@ def _add_client(commands: Commands) -> None:
     for name, command, does in (
         ("watch", client_commands.watch, "watch a search live, to its end"),
         ("leaderboard", client_commands.leaderboard, "print a search's leaderboard"),
-        (
-            "best",
-            client_commands.best,
-            "print the best architecture and where its weights are",
-        ),
     ):
         _remote(_of_search(commands, name, command, does))
+    best = _of_search(commands, "best", client_commands.best, "print the best architecture and where its weights are")
+    best.add_argument(
+        "--where",
+        action="append",
+        metavar="CONSTRAINT",
+        default=[],
+        help="of those within this, such as parameters<=1e9; may be given several times",
+    )
+    _remote(best)
     logs = _of_search(commands, "logs", client_commands.logs, "list a search's attempts, or print one job's log")
     logs.add_argument("--job", type=int, help="the end of the log of this job")
     logs.add_argument("--attempt", type=int, help="which of its attempts (default: the newest)")
@@ -137,6 +143,10 @@ def _add_client(commands: Commands) -> None:
     export = _of_search(commands, "export", client_commands.export, "fetch the model that a search ended in")
     export.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="a folder that is not there yet")
     _remote(export)
+    does = "write a search as an Optuna study, which optuna-dashboard opens"
+    study = _of_search(commands, "export-study", study_command.export_study, does)
+    study.add_argument("--into", type=Path, required=True, metavar="FILE", help="a SQLite file that is not there yet")
+    _remote(study)
 
 
 def _add_lifecycle(commands: Commands) -> None:
@@ -198,10 +208,24 @@ def _add_local(commands: Commands) -> None:
     enumerate_.add_argument("--limit", type=_count, default=256, help="how many to list (default: %(default)s)")
     enumerate_.add_argument("--offset", type=_count, default=0, help="how many to pass over (default: %(default)s)")
     enumerate_.add_argument("--json", action="store_true", help="print them as JSON")
+    _add_plan(commands)
     _add_latency(commands)
     _add_prepare_data(commands)
     _add_importance(commands)
     _add_prune(commands)
+
+
+def _add_plan(commands: Commands) -> None:
+    does = "say what a spec's search would take with each strategy; starts nothing"
+    plan = _command(commands, "plan", plan_command.plan, does)
+    plan.add_argument("spec", type=Path, metavar="SPEC", help="a YAML or JSON file")
+    plan.add_argument(
+        "--devices", type=_size, metavar="N", help="how many there are (default: as many as run all trials at once)"
+    )
+    plan.add_argument(
+        "--server", metavar="URL", help="ask this service, which knows what its devices achieve (default: ask none)"
+    )
+    plan.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _add_latency(commands: Commands) -> None:

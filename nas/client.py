@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from types import TracebackType
@@ -17,6 +17,7 @@ from nas.durable import flush
 from nas.errors import FolderError, NotFoundError, ServiceError, SettingError, StoreError, TopiaryError
 from nas.extension import Extension
 from nas.importance_view import ImportanceView
+from nas.plan import PlanView
 from nas.ranking import Standing
 from nas.spec import NAME, NAME_DESCRIPTION, SearchSpec
 from nas.states import SearchState
@@ -72,6 +73,11 @@ class Client:
         """The candidates that a search of this spec would retrain, at most 10,000 of them; starts nothing."""
         return self._service.post("/v1/enumerations", EnumerationView, spec, limit=_MOST_CANDIDATES)
 
+    def plan(self, spec: SearchSpec | Mapping[str, Any], devices: int | None = None) -> PlanView:
+        """What a search of this spec would take with each strategy, on so many devices; starts nothing."""
+        given = {} if devices is None else {"devices": devices}
+        return self._service.post("/v1/plans", PlanView, spec, **given)
+
     def submit(self, spec: SearchSpec | Mapping[str, Any]) -> SearchView:
         """Starts a search, or goes on with the one of this name and spec. Paths are those of the server."""
         return self._service.post("/v1/searches", SearchView, spec)
@@ -97,9 +103,12 @@ class Client:
     def leaderboard(self, name: str) -> list[Standing]:
         return self._service.get(f"{_path(name)}/leaderboard", list[Standing])
 
-    def best(self, name: str) -> BestView:
-        """The best architecture so far; ConflictError while no candidate was measured."""
-        return self._service.get(f"{_path(name)}/best", BestView)
+    def best(self, name: str, where: Sequence[str] = ()) -> BestView:
+        """The best architecture so far, within the constraints `where`, such as `parameters<=1e9`, on its costs.
+
+        ConflictError while no candidate was measured, BudgetError if none is within them.
+        """
+        return self._service.get(f"{_path(name)}/best", BestView, where=list(where))
 
     def importance(self, name: str) -> ImportanceView:
         """The scores of its teacher, which nas.importance_figures draws; NotFoundError while there are none."""

@@ -1,6 +1,7 @@
 """Successive halving: from each rung the share with the lowest losses goes on."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from math import ceil
 from statistics import fmean
 
@@ -22,4 +23,4 @@ def halving(keep: float) -> Judge:
 
 def num_going_on(num_candidates: int, keep: float) -> int:
     """How many of so many go on from a rung."""
-    return ceil(keep * num_candidates)
+    return ceil(Fraction(str(keep)) * num_candidates)  # In floats, 0.07 of 100 would be more than 7.

@@ -79,7 +79,7 @@ class HardwareSpec(Border):
 
     memory_bytes: Number = Field(default=80e9, gt=0, description="bytes of a device, above 0")
     flops_per_second: Number = Field(
-        default=4e14, ge=1, description="FLOPs that a device achieves in training, not its peak, at least 1"
+        default=2e14, ge=1, description="FLOPs that a device achieves in training, not its peak, at least 1"
     )
     price_per_hour: Number | None = Field(
         default=None, ge=0, description="what an hour of a device costs, in any currency, at least 0"

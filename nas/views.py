@@ -12,6 +12,7 @@ from nas.cost import Cost
 from nas.distillation_spec import DistillationSpec
 from nas.extension import Extension
 from nas.jobs import JobProgress
+from nas.rank_stability import RankMovement
 from nas.ranking import CurvePoint, Standing
 from nas.spec import SpendingSpec
 from nas.states import AttemptState, Intent, JobState, PromotionState, SearchState, TrialState
@@ -151,7 +152,8 @@ class SearchView(Border):
     `spending` is what stops it now. `correction` is there once its teacher is corrected, `sweep`
     once the rate of its trials is chosen, if its spec asks for that; `teacher_loss` is then the corrected one's.
     `user_error` says that it failed for something in its spec, teacher or text. `tokens_per_second` sums the running
-    trials and promotions; `seconds_left` follows from it, where it can be told.
+    trials and promotions; `seconds_left` follows from it, where it can be told. `rank_movements` say how much the order
+    has changed from measurement to measurement.
     """
 
     id: int
@@ -177,6 +179,7 @@ class SearchView(Border):
     tokens_per_second: float
     seconds_left: float | None
     leaderboard: tuple[Standing, ...]
+    rank_movements: tuple[RankMovement, ...] = ()
     promotions: tuple[PromotionView, ...]
     jobs: tuple[JobView, ...]
 
@@ -279,12 +282,14 @@ class BestView(Border):
     """The best architecture so far, with a config.json that transformers loads, and its best weights if there are any.
 
     `final`: the search is finished, so nothing can overtake it. `config` is None while it depends on which of the
-    teacher's layers stay, and the trial has not ended.
+    teacher's layers stay, and the trial has not ended. `costs` are what constraints are held against, by name;
+    milliseconds are there where a constraint is on them.
     """
 
     search: str
     final: bool
     standing: Standing
+    costs: dict[str, float] = Field(default_factory=dict)
     config: dict[str, JsonValue] | None
     checkpoint: Checkpoint | None
 

@@ -16,6 +16,8 @@ from starlette.staticfiles import StaticFiles
 from api.pages import render
 from api.routes.parameters import Archived, CandidateId, Now, Offset, OpenDatabase, PromotionId, SearchName
 from api.services import control, promotion_control, viewing
+from api.services.axis_importance import axis_importance
+from api.services.costs import figure_costs
 from api.store.database import Database
 from nas.errors import NotFoundError
 from nas.importance_view import ImportanceView
@@ -73,6 +75,15 @@ def show_importance(database: OpenDatabase, name: SearchName) -> str:
     with database.reading() as session:
         view, scores = viewing.view(session, name), _scores(session, name)
     return render.importance_page(view, scores)
+
+
+@router.get("/searches/{name}/figures")
+def show_figures(database: OpenDatabase, name: SearchName) -> str:
+    """What a search has come to as a whole: the Pareto front, and which sizes matter."""
+    with database.reading() as session:
+        view, curves = viewing.view(session, name), viewing.curves(session, name)
+        costs = figure_costs(session, name)
+    return render.figures_page(view, curves, costs, axis_importance(view.leaderboard))
 
 
 @router.get("/searches/{name}/candidates/{candidate_id}")

@@ -14,6 +14,7 @@ from nas.spec_file import check_absolute
 MOST_ROWS = 1000
 MOST_CANDIDATES_LISTED = 10_000
 MOST_LINES = 100_000
+MOST_DEVICES = 2**31 - 1
 _LARGEST_ID = 2**63 - 1
 
 _NAME = SearchSpec.model_fields["name"]
@@ -24,7 +25,9 @@ ACCEPTED = {
     "search": f"the name of a search, {_NAME.description}; left out, all searches",
     "limit": f"how many at most, a whole number from 1 to {MOST_ROWS:,} (of candidates, {MOST_CANDIDATES_LISTED:,})",
     "offset": "how many to leave out at the beginning, a whole number from 0",
+    "devices": "how many devices there are, a whole number from 1; left out, as many as run all trials at once",
     "archived": "true for those that are archived, false for all others",
+    "where": "a constraint on a cost, such as parameters<=1e9; given several times, all have to hold",
     "candidate_id": "the number of a candidate of this search",
     "promotion_id": "the number of a promotion of this search",
     "verb": "what the page of the search offers",
@@ -74,7 +77,9 @@ CandidateId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["ca
 OnlyCandidate = Annotated[
     int | None, Query(ge=1, le=_LARGEST_ID, description=f"{ACCEPTED['candidate_id']}; left out, all of them")
 ]
+Where = Annotated[list[str], Query(default_factory=list, description=ACCEPTED["where"])]
 PromotionId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["promotion_id"])]
+Devices = Annotated[int | None, Query(ge=1, le=MOST_DEVICES, description=ACCEPTED["devices"])]
 Archived = Annotated[bool, Query(description=ACCEPTED["archived"])]
 ModelId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["model_id"])]
 JobId = Annotated[int, Path(ge=1, le=_LARGEST_ID, description=ACCEPTED["job_id"])]

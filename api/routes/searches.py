@@ -10,16 +10,19 @@ from api.routes.parameters import (
     Archived,
     CandidateId,
     CandidateLimit,
+    Devices,
     GivenSpec,
     Limit,
     Now,
     Offset,
     OpenDatabase,
     SearchName,
+    Where,
 )
-from api.services import outcome, submission, viewing
+from api.services import outcome, planning, submission, viewing
 from nas.architecture import AXES
 from nas.importance_view import ImportanceView
+from nas.plan import PlanView
 from nas.ranking import Standing
 from nas.spec import SearchSpec
 from nas.views import (
@@ -43,6 +46,15 @@ def enumerate_spec(spec: GivenSpec, limit: CandidateLimit = 256, offset: Offset 
     `limit` and `offset` page through `candidates`; the counts are of all.
     """
     return submission.enumerate_spec(spec, limit=limit, offset=offset)
+
+
+@router.post("/plans", summary="Say what a search would take", responses=declared())
+def plan_spec(spec: GivenSpec, database: OpenDatabase, devices: Devices = None) -> PlanView:
+    """What a search of this spec would take of tokens, devices, hours and money with each strategy; starts nothing.
+
+    Hours are reckoned by what runs of like size have achieved here, or by the spec's `hardware` while there are none.
+    """
+    return planning.plan_search(spec, database=database, devices=devices)
 
 
 @router.post(
@@ -108,13 +120,14 @@ def read_leaderboard_as_csv(name: SearchName, database: OpenDatabase) -> Respons
 
 
 @router.get("/searches/{name}/best", summary="Read the best so far", responses=declared(404, 409))
-def read_best(name: SearchName, database: OpenDatabase) -> BestView:
+def read_best(name: SearchName, database: OpenDatabase, where: Where) -> BestView:
     """The best architecture so far, with a config.json for it, and its best weights if there are any.
 
-    409 while no candidate was measured.
+    With `where`, the best of those within all of these constraints; 422 if none is, with the closest. 409 while no
+    candidate was measured.
     """
     with database.reading() as session:
-        return outcome.best(session, name)
+        return outcome.best(session, name, where)
 
 
 @router.get("/searches/{name}/importance", summary="Read the scores", responses=declared(404))

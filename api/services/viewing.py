@@ -12,7 +12,7 @@ from api.services.outcome import promotions
 from api.services.progress import seconds_left, tokens_per_second, tokens_total
 from api.services.source_losses import source_curves
 from api.spending import spent, tokens_used
-from api.standing import standings, trial_state
+from api.standing import standings, sure_standings, trial_state
 from api.store.curves import SearchCurves
 from api.store.records import AttemptRecord, CandidateRecord, JobRecord, SearchRecord
 from api.store.store import Store
@@ -22,6 +22,7 @@ from nas.extension import spending
 from nas.families import family_named
 from nas.importance_view import ImportanceView
 from nas.jobs import Calibrated, ScoresMerged, Sweep, Swept, TeacherCorrected, Trained
+from nas.rank_stability import rank_movements
 from nas.ranking import CurvePoint, mean_curve
 from nas.spec import SearchSpec
 from nas.states import JobState, SearchState, TrialState
@@ -45,7 +46,7 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
     search = store.searches.named(name)
     jobs, curves = store.jobs.of_search(search.id), store.curves.of_search(search.id)
     candidates = store.candidates.of_search(search.id)
-    rows = standings(candidates, jobs, curves)
+    rows = sure_standings(store, search, candidates, jobs, curves)
     used = spent(store, search, now or datetime.now(UTC))
     # What a run that was cut off had done and not measured is used, but not on the way to anything.
     total = max(used.tokens, tokens_total(search, candidates, jobs, store.promotions.of_search(search.id), curves))
@@ -76,6 +77,7 @@ def view(session: Session, name: str, now: datetime | None = None) -> SearchView
         tokens_per_second=pace,
         seconds_left=seconds_left(total - used.tokens, pace) if running else None,
         leaderboard=tuple(rows),
+        rank_movements=rank_movements({each.id: _curve(each, curves) for each in candidates}),
         promotions=tuple(promotions(session, name)),
         jobs=tuple(_job_views(store, search, jobs)),
     )
@@ -119,7 +121,9 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
         search=name,
-        standing=next(row for row in standings(candidates, jobs, curves) if row.candidate_id == candidate_id),
+        standing=next(
+            row for row in sure_standings(store, search, candidates, jobs, curves) if row.candidate_id == candidate_id
+        ),
         cost=None
         if dtype is None
         else cost(found.architecture, dtype=dtype, batch_size=serving.batch_size, context=search.spec.context),
@@ -133,7 +137,7 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
         trials=tuple(
             TrialView(
                 seed=trial.seed,
-                state=trial_state(next((job for job in reversed(jobs) if job.trial_id == trial.id), None)),
+                state=trial_state(trial, next((job for job in reversed(jobs) if job.trial_id == trial.id), None)),
                 curve=curves.of_trial.get(trial.id, ()),
             )
             for trial in found.trials
