@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from examples.demo.run import SPEC, write_corpus
@@ -26,13 +27,14 @@ from nas.architecture import Architecture
 from nas.border import Border
 from nas.compression.answers_writer import AnswersWriter
 from nas.compression.cached_teacher import Answers, CachedTeacher
-from nas.compression.checkpoint import config_digest, load_model, weights_digest
-from nas.compression.choose import choose
-from nas.compression.data import PackedTokens, load_tokenizer, write_token_file
+from nas.compression.checkpoint import config_digest, load_model, own_tensors, weights_digest
+from nas.compression.data import Batch, PackedTokens, load_tokenizer, write_token_file
 from nas.compression.device import dtype_name, resolve_dtype
 from nas.compression.evaluate import Evaluation
 from nas.compression.head import SplitModel
 from nas.compression.importance import Origin, Plan, Source, calibrate
+from nas.compression.importance.rounds import choose_in_rounds
+from nas.compression.kernels import parse_config
 from nas.compression.prune import cut
 from nas.compression.scores import Scores
 from nas.compression.student import Distillation
@@ -51,11 +53,18 @@ CPU = torch.device("cpu")
 
 
 class Wanted(Border):
-    """All that makes a run what it is, on one machine and with one version of the code."""
+    """All that makes a run what it is, on one machine and with one version of the code.
+
+    Students are cut from the teacher in `rounds`, by samples that `calibration_seed` draws. Random weights are drawn by
+    `seed`, which orders the text, too.
+    """
 
     architecture: Architecture
     training: TrialSpec
     distillation: DistillationSpec = DistillationSpec()
+    weights: Literal["pruned", "random"] = "pruned"
+    rounds: int = 1
+    calibration_seed: int = 0
     seed: int = 0
     validation_sequences: int
     dtype: str
@@ -136,10 +145,11 @@ class Demo:
             observe(tokens, found)
             curve.append(Point(tokens=tokens, loss=found.loss, kl_to_teacher=found.kl_to_teacher or 0.0))
 
-        teacher, kept = self.teacher, choose(self._scores, self.teacher.architecture, wanted.architecture)
+        teacher = self.teacher
+        config, weights = self._cut(wanted) if wanted.weights == "pruned" else self._drawn(wanted)
         targets = self._live(wanted) if wanted.training.targets == "live" else self._cached(wanted)
         distillation = Distillation(
-            config=teacher.family.config(teacher.config, wanted.architecture, kept.layers),
+            config=config,
             teacher=targets,
             runs_live=wanted.training.targets == "live",
             teacher_shape=teacher.architecture,
@@ -155,7 +165,7 @@ class Demo:
         )
         with tempfile.TemporaryDirectory(dir=self._folder) as checkpoints:
             distillation.run(
-                dict(cut(self._source.read, teacher.architecture, wanted.architecture, kept)),
+                weights,
                 checkpoints=Path(checkpoints),
                 earlier_checkpoints=(),
                 record=record,
@@ -163,13 +173,39 @@ class Demo:
             )
         return Ended(wanted=wanted, curve=tuple(curve), seconds=round(time.process_time() - began, 2))
 
-    @cached_property
-    def _scores(self) -> Scores:
+    def _cut(self, wanted: Wanted) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Config and weights of what stays of the teacher."""
+        teacher, student, seed = self.teacher, wanted.architecture, wanted.calibration_seed
+        kept = choose_in_rounds(
+            teacher,
+            student,
+            self.spec.calibration.model_copy(update={"rounds": wanted.rounds}),
+            self._scores(seed),
+            self._samples(seed),
+            seed,
+            device=CPU,
+            micro_batch_size=MICRO_BATCH,
+        )
+        config = teacher.family.config(teacher.config, student, kept.layers)
+        return config, dict(cut(self._source.read, teacher.architecture, student, kept))
+
+    def _drawn(self, wanted: Wanted) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Config and random weights by the run's seed, as those that the teacher's own training began with."""
+        student = wanted.architecture
+        config = self.teacher.family.config(self.teacher.config, student, tuple(range(student.num_hidden_layers)))
+        torch.manual_seed(wanted.seed)
+        model = AutoModelForCausalLM.from_config(parse_config(config), dtype=torch.float32)
+        return config, own_tensors(model)
+
+    def _samples(self, seed: int) -> Batch:
+        return self._train.sample(self.spec.calibration.samples, seed)
+
+    @cache  # noqa: B019 - one demo lives as long as the program.
+    def _scores(self, seed: int) -> Scores:
         """From one calibration for all students."""
         spec = self.spec.calibration
-        samples = self._train.sample(spec.samples, self.spec.seed)
         plan = Plan(self.teacher.architecture, spec)
-        return calibrate(plan, self._source, samples, Origin("", "", "", self.spec.seed)).scores(spec)
+        return calibrate(plan, self._source, self._samples(seed), Origin("", "", "", seed)).scores(spec)
 
     @cached_property
     def _model(self) -> SplitModel:
@@ -228,7 +264,8 @@ class Record:
 
     def all_of(self, wanted: Iterable[Wanted], make: Callable[[Wanted], Ended]) -> list[Ended]:
         """The runs in the order asked for; what is not there yet is made, and the time left is told on the way."""
-        keys = {each.model_dump_json(): each for each in wanted}
+        asked = [(each.model_dump_json(), each) for each in wanted]
+        keys = dict(asked)
         missing = [key for key in keys if key not in self._ended]
         seconds: list[float] = []
         for done, key in enumerate(missing):
@@ -246,7 +283,7 @@ class Record:
                 file=sys.stderr,
                 flush=True,
             )
-        return [self._ended[key] for key in keys]
+        return [self._ended[key] for key, _ in asked]
 
 
 def with_demo(measure: Callable[[Demo, Record], None], description: str | None) -> None:
