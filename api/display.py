@@ -143,7 +143,14 @@ def leaderboard(view: SearchView) -> RenderableType:
             "=: not told apart from the first of such a group, by two standard errors; best: the probability of it",
             style="dim",
         ),
+        *_movements(view),
     )
+
+
+def _movements(view: SearchView) -> list[Text]:
+    """Whether ranks have settled; nothing before there are two measurements."""
+    told = words.movements(view.rank_movements)
+    return [Text(f"order from measurement to measurement, Kendall's tau: {told}", style="dim")] if told else []
 
 
 def _seeds(view: SearchView) -> str:
@@ -279,6 +286,10 @@ def summary(view: SearchView) -> str:
             f"{words.tokens(promotion.curve[-1].tokens)} more of promotion, "
             f"{words.loss(promotion.exported_loss)} as exported",
         ]
+        if promotion.accuracy is not None:
+            lines.append(f"its accuracy    {promotion.accuracy:.4g} of promotion.gate.questions, after its trial")
+    if view.state is SearchState.FINISHED and view.reason is not None:
+        lines.append(f"promoted        {view.reason}")
     if not view.promotions and view.leaderboard and view.leaderboard[0].rank == 1:
         row = view.leaderboard[0]
         lines.append(

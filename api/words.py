@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from nas.distillation_spec import DistillationSpec
 from nas.jobs import JobProgress
+from nas.rank_stability import RankMovement
 from nas.ranking import Standing
 from nas.states import Intent, JobState, PromotionState, SearchState, TrialState
 from nas.training_views import CorrectionView, SweepView
@@ -19,6 +20,7 @@ PHASES = {
     "cache_teacher": "asking the teacher once for all candidates",
     "sweep": "trying learning rates on one candidate",
     "trial": "retraining candidates",
+    "evaluate": "putting questions to the best candidates",
     "promotion": "distilling the winner",
     "export": "exporting",
 }
@@ -27,7 +29,7 @@ EARLY = ("prepare_data", "correct_teacher", "calibrate", "merge_scores", "cache_
 
 TRIALS = {
     TrialState.SUCCEEDED: "retrained",
-    TrialState.STOPPED: "stopped early",
+    TrialState.STOPPED: "stopped",
     TrialState.RUNNING: "running",
     TrialState.QUEUED: "queued",
     TrialState.WAITING: "waiting",
@@ -145,6 +147,11 @@ def tie(row: Standing) -> str:
 def behind(row: Standing) -> str:
     """How sure its distance to the best is: `± 0.0041 nats in its difference to the best`; empty where not known."""
     return "" if not row.error else f"± {row.error:.4f} nats in its difference to the best"
+
+
+def movements(found: Sequence[RankMovement]) -> str:
+    """How the order changed from measurement to measurement, the last eight: `0.35, 0.81, 0.95`; empty without any."""
+    return ", ".join(f"{each.tau:.2f}" for each in found[-8:])
 
 
 def probability(row: Standing) -> str:

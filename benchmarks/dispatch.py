@@ -195,6 +195,7 @@ def demo_spec(name: str, folder: Path, candidates: int) -> SearchSpec:
                 "num_attention_heads": [6, 4, 2],
             },
             "sample_size": candidates,
+            "strategy": {"kind": "exhaustive"},
             "data": {"train": str(folder / "text.txt"), "sequence_length": 128},
         },
         relative_to=ROOT,

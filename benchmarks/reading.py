@@ -69,6 +69,7 @@ def _spec(number: int, text: Path) -> SearchSpec:
                 "num_attention_heads": [6, 4],
             },
             "sample_size": CANDIDATES,
+            "strategy": {"kind": "exhaustive"},
             "data": {"train": str(text), "sequence_length": 128},
         },
         relative_to=ROOT,

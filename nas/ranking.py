@@ -113,6 +113,9 @@ def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
     return [_standing(c, ranks.get(c.candidate_id), pruned_ranks.get(c.candidate_id)) for c in [*measured, *others]]
 
 
+_OUT = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
+
+
 def level(rows: Sequence[Standing]) -> list[Standing]:
     """Those with the most tokens of retraining, best first: only their losses compare."""
     furthest = max((row.tokens for row in rows if row.rank is not None), default=0)
@@ -120,12 +123,14 @@ def level(rows: Sequence[Standing]) -> list[Standing]:
 
 
 def told_how_sure(rows: Sequence[Standing], measured: Mapping[int, Measured], run_to_run: float) -> list[Standing]:
-    """The leaderboard `rows` with how sure its upper part is.
+    """The leaderboard `rows` with how sure its upper part is; unchanged while any that still runs has not come as far.
 
     `measured` are the losses, by candidate, at the tokens of the first, of as many of the first as are to be told of;
     `run_to_run` as in StrategySpec.
     """
     there = level(rows)
+    if any(row.state not in _OUT for row in rows[len(there) :]):
+        return list(rows)
     known = list(takewhile(lambda row: row.candidate_id in measured, there))
     found = certainty([measured[row.candidate_id] for row in known], run_to_run)
     adjusted = size_adjusted([row.loss or 0.0 for row in there], [row.parameters for row in there])

@@ -21,15 +21,24 @@ from api.pages.actions import of_promotion, of_search
 from api.pages.glyph import glyph, text_alternative
 from api.pages.rows import Row, rows
 from nas.architecture import AXES
-from nas.figures import Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
+from nas.figures import KEY, Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
 from nas.importance_figures import Drawing, drawings, method
 from nas.importance_view import ImportanceView
 from nas.ranking import CurvePoint, Standing
+from nas.search_figures import AxisImportance, Costs, known_costs, on_the_front
+from nas.search_figures import drawings as search_drawings
 from nas.states import JobState, SearchState
 from nas.views import AttemptView, CandidateDetails, ErrorView, HealthView, SearchSummary, SearchView
 
 PAGE_SIZE = 50
 """Searches on one page of the list; only the first, newest page is live."""
+
+_COST_HEADINGS = {
+    "parameters": ("parameters", ""),
+    "memory_bytes": ("memory", "weights and KV cache"),
+    "decode_flops_per_token": ("decoding", "per token"),
+    "milliseconds": ("latency", "ms, measured"),
+}
 
 
 def search_fragments(view: SearchView, curves: Curves | None = None) -> dict[str, str]:
@@ -87,7 +96,27 @@ def importance_page(view: SearchView, scores: ImportanceView | None) -> str:
     """What the teacher's layers, heads, neurons, channels and experts are worth, before any cut."""
     drawn = () if scores is None else drawings(scores, None, None)
     return _render(
-        "importance.html", view=view, scores=scores, unscored=_unscored(view), drawings=drawn, figures=_of_scores(drawn)
+        "importance.html",
+        view=view,
+        scores=scores,
+        unscored=_unscored(view),
+        drawings=drawn,
+        figures=_of_drawings(drawn),
+    )
+
+
+def figures_page(view: SearchView, curves: Curves, costs: Costs, importances: Sequence[AxisImportance]) -> str:
+    """What a search has come to as a whole: the Pareto front, and which sizes matter; `costs` are by candidate id."""
+    drawn = search_drawings(view, curves, costs, importances)
+    return _render(
+        "figures.html",
+        view=view,
+        front=on_the_front(view, costs),
+        costs=costs,
+        known=known_costs(costs),
+        cost_headings=_COST_HEADINGS,
+        drawings=drawn,
+        figures=_of_drawings(drawn),
     )
 
 
@@ -107,7 +136,7 @@ def candidate_page(details: CandidateDetails, view: SearchView, scores: Importan
         unscored=_unscored(view),
         layers_known=kept is not None,
         drawings=drawn,
-        figures={"figure-candidate": candidate_curve(details, view).to_plotly_json(), **_of_scores(drawn)},
+        figures={"figure-candidate": candidate_curve(details, view).to_plotly_json(), **_of_drawings(drawn)},
     )
 
 
@@ -134,6 +163,7 @@ def _search_fragments(view: SearchView, found: Sequence[Row]) -> dict[str, Marku
         "notice": _render("notice.html", view=view, outlook=outlook(view)),
         "best": _render("best.html", view=view, best=best, ahead=_ahead(view, best)),
         "sweep": _render("sweep.html", view=view),
+        "order": _render("order.html", view=view),
         "spend": _render("spend.html", view=view, doing=_doing(view)),
         **{f"row-{row.standing.candidate_id}": _render("row.html", row=row, name=view.name) for row in found},
         "teacher": _render("teacher.html", view=view),
@@ -190,7 +220,7 @@ def _runs(details: CandidateDetails) -> list[tuple[str, Sequence[CurvePoint]]]:
     return [*runs, ("promotion", details.promotion.curve)] if details.promotion else runs
 
 
-def _of_scores(drawn: Sequence[Drawing]) -> dict[str, dict[str, Any]]:
+def _of_drawings(drawn: Sequence[Drawing]) -> dict[str, dict[str, Any]]:
     return {f"figure-{each.name}": each.figure.to_plotly_json() for each in drawn}
 
 
@@ -206,6 +236,14 @@ def _unscored(view: SearchView) -> str:
 def _newest_weights(attempts: Sequence[AttemptView]) -> AttemptView | None:
     trained = [each for each in attempts if each.kind in ("trial", "promotion") and each.state == "succeeded"]
     return max(trained, key=lambda attempt: (attempt.job_id, attempt.number), default=None)
+
+
+def _cost(value: float, name: str) -> str:
+    """In a table, with its unit where the heading has none."""
+    units = {"memory_bytes": "B", "decode_flops_per_token": "FLOP"}
+    if name in units:
+        return words.size(value, units[name])
+    return words.parameters(int(value)) if name == "parameters" else f"{value:,.4g}"
 
 
 def _unbroken(word: Callable[..., str]) -> Callable[..., str]:
@@ -236,11 +274,15 @@ def _environment() -> Environment:
         "actions": of_promotion,
         "alternative": text_alternative,
         "code": _code,
+        "cost": _unbroken(_cost),
         "counts": words.counts,
         "exact": words.exact,
         "glyph": glyph,
         "amount": words.amount,
         "method": method,
+        "movements": words.movements,
+        "tie": words.tie,
+        "probability": _unbroken(words.probability),
         "loss": words.loss,
         "parameters": _unbroken(words.parameters),
         "percent": _unbroken(words.percent),
@@ -251,7 +293,7 @@ def _environment() -> Environment:
         "tokens": _unbroken(words.tokens),
     }
     environment.filters.update(filters)
-    environment.globals.update(plotly_version=plotly.__version__, trial_words=words.TRIALS)
+    environment.globals.update(plotly_version=plotly.__version__, trial_words=words.TRIALS, key_of_costs=KEY)
     return environment
 
 

@@ -51,6 +51,7 @@ def make_spec(folder: Path) -> SearchSpec:
         "data": {"train": str(text), "validation_sequences": 64, "validation_fraction": 0.1, "sequence_length": 32},
         "calibration": {"samples": 16},
         "trial": _TRAINING,
+        "strategy": {"kind": "exhaustive"},
         "promotion": _TRAINING,
         "resources": {"dtype": "float32"},
     }

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.ranking import Contender, CurvePoint, Standing, leaderboard, mean_curve
+from nas.certainty import Measured
+from nas.ranking import Contender, CurvePoint, Standing, leaderboard, mean_curve, told_how_sure
 from nas.states import TrialState
 from tests.nas.shapes import small_llama
 
@@ -136,3 +137,27 @@ def test_a_rank_is_one_more_than_the_number_that_beat_it(
         assert row.rank == 1 + sum(beats(other, each, at=-1) for other in measured)
         assert row.rank_after_pruning == 1 + sum(beats(other, each, at=0) for other in measured)
     assert [row.rank for row in rows.values()] == [*range(1, len(measured) + 1), *[None] * (len(rows) - len(measured))]
+
+
+# --- how sure it is -----------------------------------------------------------------------------------------
+
+
+def sure(*states: TrialState) -> list[Standing]:
+    """Two at the end, nearly equal, and behind them, with fewer tokens, one in each of these states."""
+    losses = {0: 3.0, 1: 3.001}
+    rows = [contender(i + 1, (0, 4.0), (200, loss), state="succeeded") for i, loss in losses.items()]
+    rows += [contender(10 + i, (0, 4.0), (100, 3.5), state=state) for i, state in enumerate(states)]
+    return told_how_sure(leaderboard(rows), {i + 1: Measured((loss,)) for i, loss in losses.items()}, 0.004)
+
+
+def test_those_at_the_end_are_told_apart_or_not_and_those_behind_are_left_alone() -> None:
+    first, second, behind = sure(TrialState.STOPPED)
+    assert (first.ties, second.ties, behind.ties) == ((1, 2), (1, 2), None)
+    assert (first.probability_best or 0) + (second.probability_best or 0) == pytest.approx(1)
+    assert second.error == pytest.approx(0.004 * 2**0.5)
+    assert behind.probability_best is None
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.QUEUED, TrialState.WAITING])
+def test_nothing_is_sure_while_others_are_on_their_way(state: TrialState) -> None:
+    assert all(row.probability_best is None and row.ties is None for row in sure(state, TrialState.STOPPED))
