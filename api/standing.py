@@ -2,14 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from api.store.curves import SearchCurves
-from api.store.records import CandidateRecord, JobRecord, SearchRecord, TrialRecord
-from api.store.store import Store
-from nas.certainty import MOST_LEADERS, Measured
-from nas.ranking import Contender, Standing, leaderboard, level, mean_curve, told_how_sure
+from api.store.records import CandidateRecord, JobRecord, TrialRecord
+from nas.ranking import Contender, Standing, leaderboard, mean_curve
 from nas.states import JobState, TrialState
 
 _BEFORE = (
@@ -29,35 +24,6 @@ def standings(candidates: Sequence[CandidateRecord], jobs: Sequence[JobRecord], 
     newest = {job.trial_id: job for job in jobs if job.kind == "trial"}
     retrained = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.SUCCEEDED}
     return leaderboard([_contender(candidate, newest, retrained, curves) for candidate in candidates])
-
-
-def sure_standings(
-    store: Store,
-    search: SearchRecord,
-    candidates: Sequence[CandidateRecord],
-    jobs: Sequence[JobRecord],
-    curves: SearchCurves,
-) -> list[Standing]:
-    """The leaderboard with how sure it is: for that, losses of sequences are read."""
-    rows = standings(candidates, jobs, curves)
-    leaders = level(rows)[:MOST_LEADERS]
-    if not leaders:
-        return rows
-    tokens, trials = leaders[0].tokens, {each.id: [trial.id for trial in each.trials] for each in candidates}
-    asked = [trial_id for row in leaders for trial_id in trials[row.candidate_id]]
-    sequences = store.curves.sequences_at(tokens, asked)
-    measured = {row.candidate_id: _measured(trials[row.candidate_id], curves, tokens, sequences) for row in leaders}
-    return told_how_sure(rows, measured, search.spec.strategy.run_to_run)
-
-
-def _measured(
-    trial_ids: Sequence[int], curves: SearchCurves, tokens: int, sequences: Mapping[int, NDArray[np.float32]]
-) -> Measured:
-    """A candidate's losses after so many tokens, of the trials that were measured there."""
-    newest = [(each, curves.of_trial[each][-1]) for each in trial_ids if curves.of_trial.get(each)]
-    there = [(each, point.loss) for each, point in newest if point.tokens == tokens]
-    found = [sequences[each] for each, _ in there if each in sequences]
-    return Measured(tuple(loss for _, loss in there), tuple(found) if len(found) == len(there) else ())
 
 
 def _contender(

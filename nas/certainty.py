@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.racing import Lag
 from nas.standard_errors import Sequences, run_variance
 
 TOLD_APART = 2.0
@@ -37,26 +38,33 @@ class Certainty:
     probability_best: float
 
 
-def certainty(ranked: Sequence[Measured], run_to_run: float) -> list[Certainty]:
+def certainty(
+    ranked: Sequence[Measured], run_to_run: float, stopped: Sequence[Lag] = ()
+) -> tuple[list[Certainty], list[float]]:
     """Of candidates in the order of their mean losses, measured at equal tokens; the first MOST_LEADERS of them.
 
     Losses are taken for normal, with the paired covariance over validation sequences and, beside it, each one's own
-    variance between runs; `run_to_run` is the standard deviation of a single run where seeds do not tell.
+    variance between runs; `run_to_run` is the standard deviation of a single run where seeds do not tell. Those that
+    were `stopped` on the way could have been the best, too: the second list are their probabilities.
     """
     ranked = ranked[:MOST_LEADERS]
     if not ranked:
-        return []
+        return [], []
     means_C = np.array([np.mean(each.losses) for each in ranked])
     covariance_CC = _over_sequences(ranked) + np.diag([run_variance(each.losses, run_to_run) for each in ranked])
     errors_C = _errors_to(0, covariance_CC)
     # Always the same draws: the same history is told in the same words.
-    noise = np.random.default_rng(0).multivariate_normal(means_C, covariance_CC, _DRAWS, method="eigh")
-    first_C = np.bincount(noise.argmin(axis=1), minlength=len(ranked)) / _DRAWS
-    ties = _ties(means_C, covariance_CC)
-    return [
-        Certainty(error=float(error), ties=place, probability_best=float(first))
-        for error, place, first in zip(errors_C, ties, first_C, strict=True)
+    random = np.random.default_rng(0)
+    drawn = random.multivariate_normal(means_C, covariance_CC, _DRAWS, method="eigh")
+    # Known is how far they are behind the first, which in each draw is where it is.
+    others = [drawn[:, 0] + random.normal(lag.nats, lag.error, _DRAWS) for lag in stopped]
+    lowest = np.column_stack([drawn, *others]).argmin(axis=1)
+    probabilities = (np.bincount(lowest, minlength=len(ranked) + len(stopped)) / _DRAWS).tolist()
+    told = [
+        Certainty(error=float(error), ties=place, probability_best=probability)
+        for error, place, probability in zip(errors_C, _ties(means_C, covariance_CC), probabilities, strict=False)
     ]
+    return told, probabilities[len(ranked) :]
 
 
 def _over_sequences(ranked: Sequence[Measured]) -> NDArray[np.float64]:

@@ -42,6 +42,14 @@ class Headings:
     variance: float
 
 
+@dataclass(frozen=True)
+class Lag:
+    """How far a candidate is heading behind another, and the standard error of that."""
+
+    nats: float
+    error: float
+
+
 def headings(shares_K: NDArray[np.float64], losses_CK: NDArray[np.float64], point_error: float) -> Headings:
     """Of curves at K shares of the tokens, two at least; points scatter by `point_error`, or more if they are seen to.
 
@@ -68,24 +76,35 @@ def racing(confidence: float, run_to_run: float) -> Judge:
     z = NormalDist().inv_cdf(confidence)
 
     def judge(behind: Cohort, there: Cohort, place: int, full_tokens: int) -> Mapping[int, str]:
-        ids, points = sorted(there), _points(there, place)
-        if len(ids) < 2 or len(points) < 2:
-            return {}
-        losses_CK = np.array([[_mean_loss(there[each], tokens) for tokens in points] for each in ids])
-        found = headings(np.array(points) / full_tokens, losses_CK, run_to_run)
-        first = int(np.argmin(found.ends_C))
-        leaving = {}
-        for i, each in enumerate(ids):
-            lag = float(found.ends_C[i] - found.ends_C[first])
-            movement = DOUBT * float(found.moves_C[i] - found.moves_C[first])
-            of_both = (there[each], there[ids[first]])
-            runs = sum(run_variance([trial.losses[place] for trial in trials], run_to_run) for trials in of_both)
-            error = (2 * found.variance + movement**2 + paired_variance(*map(_sequences, of_both)) + runs) ** 0.5
-            if each in behind and lag > z * error:
-                leaving[each] = f"heading for {lag:.4f} nats behind the best, ± {error:.4f}, after {place:,} tokens"
-        return leaving
+        return {
+            each: f"heading for {lag.nats:.4f} nats behind the best, ± {lag.error:.4f}, after {place:,} tokens"
+            for each, lag in lags(there, place, full_tokens, run_to_run).items()
+            if each in behind and lag.nats > z * lag.error
+        }
 
     return judge
+
+
+def lags(there: Cohort, place: int, full_tokens: int, run_to_run: float, leader: int | None = None) -> dict[int, Lag]:
+    """How far each candidate's heading is behind that of the leader, by default the lowest.
+
+    `there` are those that were measured at `place` tokens, the leader among them. Empty for fewer than two of them, or
+    fewer than two points to draw a line through.
+    """
+    ids, points = sorted(there), _points(there, place)
+    if len(ids) < 2 or len(points) < 2:
+        return {}
+    losses_CK = np.array([[_mean_loss(there[each], tokens) for tokens in points] for each in ids])
+    found = headings(np.array(points) / full_tokens, losses_CK, run_to_run)
+    first = int(np.argmin(found.ends_C)) if leader is None else ids.index(leader)
+    told = {}
+    for i, each in enumerate(ids):
+        movement = DOUBT * float(found.moves_C[i] - found.moves_C[first])
+        of_both = (there[each], there[ids[first]])
+        runs = sum(run_variance([trial.losses[place] for trial in trials], run_to_run) for trials in of_both)
+        error = (2 * found.variance + movement**2 + paired_variance(*map(_sequences, of_both)) + runs) ** 0.5
+        told[each] = Lag(float(found.ends_C[i] - found.ends_C[first]), error)
+    return told
 
 
 def _points(there: Cohort, place: int) -> list[int]:

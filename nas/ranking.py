@@ -10,6 +10,7 @@ from typing import Protocol
 from nas.architecture import Architecture
 from nas.border import Border
 from nas.certainty import Measured, certainty, size_adjusted
+from nas.racing import Lag
 from nas.states import TrialState
 
 
@@ -122,24 +123,30 @@ def level(rows: Sequence[Standing]) -> list[Standing]:
     return [row for row in rows if row.rank is not None and row.tokens == furthest > 0]
 
 
-def told_how_sure(rows: Sequence[Standing], measured: Mapping[int, Measured], run_to_run: float) -> list[Standing]:
+def told_how_sure(
+    rows: Sequence[Standing], measured: Mapping[int, Measured], stopped: Mapping[int, Lag], run_to_run: float
+) -> list[Standing]:
     """The leaderboard `rows` with how sure its upper part is; unchanged while any that still runs has not come as far.
 
     `measured` are the losses, by candidate, at the tokens of the first, of as many of the first as are to be told of;
-    `run_to_run` as in StrategySpec.
+    `stopped`, of those given up on the way, how far behind the first they were heading; `run_to_run` as in
+    StrategySpec.
     """
     there = level(rows)
     if any(row.state not in _OUT for row in rows[len(there) :]):
         return list(rows)
     known = list(takewhile(lambda row: row.candidate_id in measured, there))
-    found = certainty([measured[row.candidate_id] for row in known], run_to_run)
+    found, of_stopped = certainty([measured[row.candidate_id] for row in known], run_to_run, list(stopped.values()))
+    probabilities = dict(zip(stopped, of_stopped, strict=False))
     adjusted = size_adjusted([row.loss or 0.0 for row in there], [row.parameters for row in there])
     told = [
         {"size_adjusted_loss": None if adjusted is None else adjusted[place]}
         | ({} if place >= len(found) else asdict(found[place]))
         for place in range(len(there))
     ]
-    return [row.model_copy(update=each) for row, each in zip(there, told, strict=True)] + list(rows[len(there) :])
+    return [row.model_copy(update=each) for row, each in zip(there, told, strict=True)] + [
+        row.model_copy(update={"probability_best": probabilities.get(row.candidate_id)}) for row in rows[len(there) :]
+    ]
 
 
 def _standing(contender: Contender, rank: int | None, rank_after_pruning: int | None) -> Standing:

@@ -1,17 +1,22 @@
 """What a search came to: promotions, models, and the best architecture with its weights."""
 
+from collections.abc import Sequence
+
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
+from api.gate import accuracy_of
+from api.how_sure import sure_standings
+from api.services.costs import MILLISECONDS, cost_names, costs_by_candidate
 from api.services.files import sizes
-from api.standing import standings
 from api.store.records import JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
 from api.winners import trained_first
 from nas.architecture import Architecture
+from nas.constraints import first_within, parse_constraint
 from nas.errors import ConflictError, NotFoundError
 from nas.hub import inspect_teacher
-from nas.jobs import JobResult, Trained, Trial
+from nas.jobs import JobResult, Promotion, Trained, Trial
 from nas.model_folder import ModelFolder
 from nas.states import Intent, JobState, PromotionState, SearchState
 from nas.views import BestView, Checkpoint, ModelFile, ModelView, PromotionView
@@ -42,6 +47,7 @@ def promotions(session: Session, name: str) -> list[PromotionView]:
             folder=None if model is None else model.folder,
             parameters=None if model is None else model.parameters,
             exported_loss=None if model is None else model.loss,
+            accuracy=_accuracy(promotion, jobs),
         )
         for promotion in found
     ]
@@ -63,24 +69,30 @@ def model(session: Session, model_id: int) -> ModelView:
     return next(each for each in _models_of(session, store.searches.get(search_id)) if each.id == model_id)
 
 
-def best(session: Session, name: str) -> BestView:
-    """The first of the leaderboard, its config made from the teacher's, and its best weights.
+def best(session: Session, name: str, where: Sequence[str] = ()) -> BestView:
+    """The first of the leaderboard within the constraints `where`, its config made from the teacher's, and its best
+    weights.
 
-    Raises NotFoundError; ConflictError while no candidate has been measured; TeacherError if the teacher's folder is
-    gone.
+    Raises NotFoundError; ConflictError while no candidate has been measured; SettingError for what is no constraint,
+    SpecError for one on milliseconds whose table is gone, BudgetError if no candidate is within all of them;
+    TeacherError if the teacher's folder is gone.
     """
     store = Store(session)
     search = store.searches.named(name)
-    jobs = store.jobs.of_search(search.id)
-    first = standings(store.candidates.of_search(search.id), jobs, store.curves.of_search(search.id))[0]
-    if first.rank is None:
+    constraints = [parse_constraint(text, cost_names(search)) for text in where]
+    jobs, candidates = store.jobs.of_search(search.id), store.candidates.of_search(search.id)
+    rows = sure_standings(store, search, candidates, jobs, store.curves.of_search(search.id))
+    if rows[0].rank is None:
         raise ConflictError("search", name, "has no candidate that was measured", "a search further on")
+    costs = costs_by_candidate(search, candidates, timed=any(each.cost == MILLISECONDS for each in constraints))
+    first = first_within(rows, costs, constraints)
     teacher = inspect_teacher(search.spec.teacher, whole=False)
     trained = _trained(store, search, first.candidate_id, jobs)
     return BestView(
         search=name,
         final=search.state is SearchState.FINISHED,
         standing=first,
+        costs=costs[first.candidate_id],
         config=_config(teacher, first.architecture, None if trained is None else trained.result),
         checkpoint=_checkpoint(session, search, first.candidate_id, jobs),
     )
@@ -144,6 +156,12 @@ def _models_of(session: Session, search: SearchRecord) -> list[ModelView]:
         for promotion in promotions(session, search.name)
         if (record := of_promotion.get(promotion.id)) is not None
     ]
+
+
+def _accuracy(promotion: PromotionRecord, jobs: list[JobRecord]) -> float | None:
+    """Of the weights that it began with."""
+    begun = next(job.spec for job in jobs if job.promotion_id == promotion.id)
+    return accuracy_of(begun.weights, jobs) if isinstance(begun, Promotion) else None
 
 
 def _promotion_state(promotion: PromotionRecord, jobs: list[JobRecord]) -> PromotionState:

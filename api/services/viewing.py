@@ -6,16 +6,19 @@ from importlib.metadata import version
 from sqlalchemy.orm import Session
 
 from api.correction import correction_of
+from api.gate import accuracy_of
+from api.how_sure import sure_standings
 from api.scheduler import LEASE, LEASE_SECONDS
 from api.services.files import verified
 from api.services.outcome import promotions
 from api.services.progress import seconds_left, tokens_per_second, tokens_total
 from api.services.source_losses import source_curves
 from api.spending import spent, tokens_used
-from api.standing import standings, sure_standings, trial_state
+from api.standing import standings, trial_state
 from api.store.curves import SearchCurves
 from api.store.records import AttemptRecord, CandidateRecord, JobRecord, SearchRecord
 from api.store.store import Store
+from api.winners import trained_first
 from nas.cost import cost
 from nas.errors import NotFoundError
 from nas.extension import spending
@@ -118,6 +121,7 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     own = [job for job in jobs if job.trial_id in trial_ids or (promotion and job.promotion_id == promotion.id)]
     retrained = [(job, job.result) for job in own]
     kept = [result.kept_layers for _, result in retrained if isinstance(result, Trained) and result.kept_layers]
+    ended = trained_first(found, jobs)
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
         search=name,
@@ -143,6 +147,7 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
             for trial in found.trials
         ),
         sources=source_curves(store, jobs, trial_ids, () if promotion is None else (promotion.id,)),
+        accuracy=accuracy_of(ended.result.weights, jobs) if ended and isinstance(ended.result, Trained) else None,
         promotion=promotion,
         attempts=tuple(_attempt_view(attempt) for attempt in attempts),
         retrainings=tuple(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nas.certainty import MOST_LEADERS, Measured, certainty, size_adjusted
+from nas.racing import Lag
 from nas.standard_errors import paired_variance, run_variance
 
 
@@ -15,7 +16,7 @@ def measured(*losses: float) -> list[Measured]:
 
 def test_of_two_the_probability_is_that_of_their_normal_difference() -> None:
     run, behind = 0.004, 0.006
-    first, second = certainty(measured(3.0, 3.0 + behind), run)
+    (first, second), _ = certainty(measured(3.0, 3.0 + behind), run)
     expected = NormalDist(sigma=2**0.5 * run).cdf(behind)
     assert first.probability_best == pytest.approx(expected, abs=0.02)
     assert first.probability_best + second.probability_best == pytest.approx(1)
@@ -24,9 +25,16 @@ def test_of_two_the_probability_is_that_of_their_normal_difference() -> None:
 
 
 def test_equal_ones_share_it_and_the_same_history_is_told_the_same() -> None:
-    found = certainty(measured(*[3.0] * 4), 0.004)
+    found, _ = certainty(measured(*[3.0] * 4), 0.004)
     assert [each.probability_best for each in found] == pytest.approx([0.25] * 4, abs=0.03)
-    assert found == certainty(measured(*[3.0] * 4), 0.004)
+    assert found == certainty(measured(*[3.0] * 4), 0.004)[0]
+
+
+def test_who_was_stopped_could_have_been_the_best() -> None:
+    """A single one at the end is not sure of its place: it is what the normal distribution leaves to the other."""
+    (only,), (stopped,) = certainty(measured(3.0), 0.004, [Lag(nats=0.01, error=0.008)])
+    assert stopped == pytest.approx(NormalDist(0.01, 0.008).cdf(0), abs=0.02)
+    assert only.probability_best == pytest.approx(1 - stopped)
 
 
 def test_sequences_count_paired() -> None:
@@ -35,7 +43,7 @@ def test_sequences_count_paired() -> None:
     common = random.normal(3, 1, 400)
     own = random.normal(0.01, 0.02, 400)
     pair = [Measured((float(each.mean()),), (each.astype(np.float32),)) for each in (common, common + own)]
-    _, second = certainty(pair, 0.0)
+    (_, second), _ = certainty(pair, 0.0)
     expected = own.std(ddof=1) / 400**0.5
     assert second.error == pytest.approx(expected, rel=1e-3)
     assert paired_variance(*(each.sequences for each in pair)) == pytest.approx(expected**2, rel=1e-3)
@@ -43,13 +51,13 @@ def test_sequences_count_paired() -> None:
 
 def test_ties_are_groups_from_the_top() -> None:
     run = 0.004  # A tie reaches 2 sqrt(2) run = 0.0113 from the first of its group.
-    found = certainty(measured(3.0, 3.005, 3.011, 3.012, 3.02, 3.1), run)
+    found, _ = certainty(measured(3.0, 3.005, 3.011, 3.012, 3.02, 3.1), run)
     assert [each.ties for each in found] == [(1, 3), (1, 3), (1, 3), (4, 5), (4, 5), (6, 6)]
 
 
 def test_only_the_first_are_told_of() -> None:
-    assert len(certainty(measured(*[3 + i / 100 for i in range(100)]), 0.004)) == MOST_LEADERS
-    assert certainty([], 0.004) == []
+    assert len(certainty(measured(*[3 + i / 100 for i in range(100)]), 0.004)[0]) == MOST_LEADERS
+    assert certainty([], 0.004) == ([], [])
 
 
 def test_the_variance_of_seeds_is_pooled_with_the_prior() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.certainty import Measured
+from nas.racing import Lag
 from nas.ranking import Contender, CurvePoint, Standing, leaderboard, mean_curve, told_how_sure
 from nas.states import TrialState
 from tests.nas.shapes import small_llama
@@ -142,12 +143,13 @@ def test_a_rank_is_one_more_than_the_number_that_beat_it(
 # --- how sure it is -----------------------------------------------------------------------------------------
 
 
-def sure(*states: TrialState) -> list[Standing]:
+def sure(*states: TrialState, stopped: dict[int, Lag] | None = None) -> list[Standing]:
     """Two at the end, nearly equal, and behind them, with fewer tokens, one in each of these states."""
     losses = {0: 3.0, 1: 3.001}
     rows = [contender(i + 1, (0, 4.0), (200, loss), state="succeeded") for i, loss in losses.items()]
     rows += [contender(10 + i, (0, 4.0), (100, 3.5), state=state) for i, state in enumerate(states)]
-    return told_how_sure(leaderboard(rows), {i + 1: Measured((loss,)) for i, loss in losses.items()}, 0.004)
+    measured = {i + 1: Measured((loss,)) for i, loss in losses.items()}
+    return told_how_sure(leaderboard(rows), measured, stopped or {}, 0.004)
 
 
 def test_those_at_the_end_are_told_apart_or_not_and_those_behind_are_left_alone() -> None:
@@ -156,6 +158,8 @@ def test_those_at_the_end_are_told_apart_or_not_and_those_behind_are_left_alone(
     assert (first.probability_best or 0) + (second.probability_best or 0) == pytest.approx(1)
     assert second.error == pytest.approx(0.004 * 2**0.5)
     assert behind.probability_best is None
+    *_, behind = sure(TrialState.STOPPED, stopped={10: Lag(0.0, 0.004)})
+    assert 0.2 < (behind.probability_best or 0) < 0.5
 
 
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.QUEUED, TrialState.WAITING])

@@ -165,7 +165,9 @@ def test_what_rungs_cut_short_is_on_the_curve_of_the_whole(database: Database, n
                 assert loss == expected[tokens]
     assert shared >= 8
     assert raced.leaderboard[0].tokens == 1280
-    assert raced.leaderboard[0].probability_best is not None
+    probabilities = [row.probability_best for row in raced.leaderboard]
+    assert sum(each for each in probabilities if each is not None) == pytest.approx(1)
+    assert all(each is not None for each in probabilities), "those stopped on the way could have been the best, too"
 
 
 def looked(database: Database, name: str) -> SearchView:
