@@ -7,10 +7,12 @@ the greys hold on white and on near-black, so that one figure serves both themes
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
+from nas.pareto import front
 from nas.ranking import CurvePoint, Standing
 from nas.views import CandidateDetails, SearchView
 
@@ -99,7 +101,26 @@ def rank_over_tokens(view: SearchView, curves: Curves) -> go.Figure:
 
 
 def loss_against_parameters(view: SearchView) -> go.Figure:
-    """What size buys: the loss of each candidate over its parameters.
+    """What size buys: `loss_against` parameters."""
+    return loss_against(view, {row.candidate_id: row.parameters for row in view.leaderboard}, PARAMETERS)
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """A cost as it is drawn: what it is called, and in Plotly's words how a point tells it."""
+
+    title: str
+    hover: str
+
+
+KEY = "dotted: Pareto front; numbers: rank; hollow: fewer tokens"
+"""Of `loss_against`, for its caption."""
+
+PARAMETERS = CostAxis("parameters", "%{x:,} parameters")
+
+
+def loss_against(view: SearchView, costs: Mapping[int, float], axis: CostAxis) -> go.Figure:
+    """The loss of each candidate over what it costs, by candidate id; KEY says what is drawn how.
 
     Losses compare only at equal tokens: candidates that are not as far as the furthest are drawn hollow, and those
     not retrained at all are left out.
@@ -112,13 +133,13 @@ def loss_against_parameters(view: SearchView) -> go.Figure:
     dots: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers+text",
-        "x": [row.parameters for row in rows],
+        "x": [costs[row.candidate_id] for row in rows],
         "y": [row.loss for row in rows],
         "customdata": [row.candidate_id for row in rows],
         "text": [str(row.rank) if row.candidate_id in colour_of else "" for row in rows],
         "textposition": "middle right",
         "hovertext": [f"{row.architecture.label}<br>{row.tokens:,} tokens" for row in rows],
-        "hovertemplate": "%{hovertext}<br>%{x:,} parameters<br>loss %{y:.4f}<extra></extra>",
+        "hovertemplate": f"%{{hovertext}}<br>{axis.hover}<br>loss %{{y:.4f}}<extra></extra>",
         "marker": {
             "opacity": 1,
             "line": {"width": 0},
@@ -128,12 +149,27 @@ def loss_against_parameters(view: SearchView) -> go.Figure:
         },
     }
     scale = _LossScale([*(row.loss or 0.0 for row in rows), *_teacher_losses(view)])
-    figure = chart([dots], "parameters (numbers: rank; hollow: fewer tokens so far)", scale.axis)
+    figure = chart([_front_line(view, costs), dots], axis.title, scale.axis)
     _mark_teacher(figure, view)
     if not rows:
         return saying(figure, "drawn once a candidate has been retrained")
     labels = [(scale.place(loss), f"teacher {loss:.3f}") for loss in _teacher_losses(view)]
     return with_labels(figure, labels, gap=0.0)
+
+
+def _front_line(view: SearchView, costs: Mapping[int, float]) -> dict[str, Any]:
+    """What loss can be had for a cost: a step down at every candidate on the front."""
+    rows = front(view.leaderboard, {id_: (cost,) for id_, cost in costs.items()})
+    rows.sort(key=lambda row: costs[row.candidate_id])
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "front",
+        "x": [costs[row.candidate_id] for row in rows],
+        "y": [row.loss for row in rows],
+        "line": {"color": GREY, "width": 1, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
 
 
 def candidate_curve(details: CandidateDetails, view: SearchView) -> go.Figure:

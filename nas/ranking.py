@@ -1,6 +1,6 @@
 """The leaderboard: candidates in the order of their losses, compared only at equal tokens."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -121,6 +121,26 @@ def level(rows: Sequence[Standing]) -> list[Standing]:
     """Those with the most tokens of retraining, best first: only their losses compare."""
     furthest = max((row.tokens for row in rows if row.rank is not None), default=0)
     return [row for row in rows if row.rank is not None and row.tokens == furthest > 0]
+
+
+def at_common_tokens(rows: Sequence[Standing], curves: Mapping[int, Sequence[Point]]) -> list[Standing]:
+    """The rows in their order, with the losses after the most tokens that at least half of those ranked have come to.
+
+    Where candidates were stopped on the way, few are at the end, and what all of them say is said further back.
+    `curves` are by candidate. Rows that were not measured there stay as they are.
+    """
+    points = {row.candidate_id: {each.tokens: each for each in curves.get(row.candidate_id, ())} for row in rows}
+    ranked = [points[row.candidate_id] for row in rows if row.rank is not None]
+    counts = Counter(tokens for own in ranked for tokens in own if tokens > 0)
+    common = max((tokens for tokens, count in counts.items() if 2 * count >= len(ranked)), default=None)
+    if common is None:
+        return list(rows)
+    return [
+        row.model_copy(update={"tokens": common, "loss": point.loss, "kl_to_teacher": point.kl_to_teacher})
+        if row.rank is not None and (point := points[row.candidate_id].get(common)) is not None
+        else row
+        for row in rows
+    ]
 
 
 def told_how_sure(

@@ -24,7 +24,7 @@ from nas.architecture import AXES
 from nas.figures import KEY, Curves, candidate_curve, loss_against_parameters, loss_curves, rank_over_tokens
 from nas.importance_figures import Drawing, drawings, method
 from nas.importance_view import ImportanceView
-from nas.ranking import CurvePoint, Standing
+from nas.ranking import CurvePoint, Standing, at_common_tokens, level
 from nas.search_figures import AxisImportance, Costs, known_costs, on_the_front
 from nas.search_figures import drawings as search_drawings
 from nas.states import JobState, SearchState
@@ -56,9 +56,10 @@ def list_fragments(summaries: Sequence[SearchSummary], health: HealthView, *, ar
 
 def search_figures(view: SearchView, curves: Curves) -> dict[str, dict[str, Any]]:
     """The charts of a search's page as Plotly's JSON, by element id."""
+    common = view.model_copy(update={"leaderboard": tuple(at_common_tokens(view.leaderboard, curves))})
     return {
         "figure-loss-curves": loss_curves(view, curves).to_plotly_json(),
-        "figure-rank-over-tokens": rank_over_tokens(view, curves).to_plotly_json(),
+        "figure-rank-over-tokens": rank_over_tokens(common, curves).to_plotly_json(),
         "figure-loss-against-parameters": loss_against_parameters(view).to_plotly_json(),
     }
 
@@ -114,6 +115,7 @@ def figures_page(view: SearchView, curves: Curves, costs: Costs, importances: Se
         front=on_the_front(view, costs),
         costs=costs,
         known=known_costs(costs),
+        compared=level(view.leaderboard),
         cost_headings=_COST_HEADINGS,
         drawings=drawn,
         figures=_of_drawings(drawn),
@@ -184,7 +186,12 @@ def _ahead(view: SearchView, best: Standing | None) -> str:
     second = next((row for row in view.leaderboard if row.rank == 2), None)
     if second is not None and second.loss is not None:
         ahead = f"ahead of the second by {words.gap(second.loss - best.loss)}"
-        told.append(ahead if second.tokens == best.tokens else "the others have fewer tokens so far")
+        behind = (
+            "the others were stopped before"
+            if view.state is SearchState.FINISHED
+            else "the others have fewer tokens so far"
+        )
+        told.append(ahead if second.tokens == best.tokens else behind)
     if view.teacher_loss is not None:
         above = best.loss - view.teacher_loss
         told.append(f"{words.gap(abs(above))} {'above' if above >= 0 else 'below'} the teacher")

@@ -21,6 +21,7 @@ from api.services.costs import figure_costs
 from api.store.database import Database
 from nas.errors import NotFoundError
 from nas.importance_view import ImportanceView
+from nas.ranking import at_common_tokens
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -83,7 +84,8 @@ def show_figures(database: OpenDatabase, name: SearchName) -> str:
     with database.reading() as session:
         view, curves = viewing.view(session, name), viewing.curves(session, name)
         costs = figure_costs(session, name)
-    return render.figures_page(view, curves, costs, axis_importance(view.leaderboard))
+    common = view.model_copy(update={"leaderboard": tuple(at_common_tokens(view.leaderboard, curves))})
+    return render.figures_page(common, curves, costs, axis_importance(common.leaderboard))
 
 
 @router.get("/searches/{name}/candidates/{candidate_id}")

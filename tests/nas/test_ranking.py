@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from nas.certainty import Measured
 from nas.racing import Lag
-from nas.ranking import Contender, CurvePoint, Standing, leaderboard, mean_curve, told_how_sure
+from nas.ranking import (
+    Contender,
+    CurvePoint,
+    Standing,
+    at_common_tokens,
+    leaderboard,
+    level,
+    mean_curve,
+    told_how_sure,
+)
 from nas.states import TrialState
 from tests.nas.shapes import small_llama
 
@@ -165,3 +174,28 @@ def test_those_at_the_end_are_told_apart_or_not_and_those_behind_are_left_alone(
 @pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.QUEUED, TrialState.WAITING])
 def test_nothing_is_sure_while_others_are_on_their_way(state: TrialState) -> None:
     assert all(row.probability_best is None and row.ties is None for row in sure(state, TrialState.STOPPED))
+
+
+# --- at common tokens ---------------------------------------------------------------------------------------
+
+
+def test_what_most_have_come_to_is_compared_there() -> None:
+    """One at the end, one stopped at 200, two at 100, one not measured: half of the four ranked have come to 200."""
+    board = [
+        contender(1, (0, 9.0), (100, 5.0), (200, 4.0), (400, 2.0)),
+        contender(2, (0, 9.0), (100, 4.0), (200, 4.5)),
+        contender(3, (0, 8.0), (100, 6.0)),
+        contender(4, (0, 7.0), (100, 7.0)),
+        contender(5),
+    ]
+    rows = leaderboard(board)
+    found = at_common_tokens(rows, {each.candidate_id: list(each.curve) for each in board})
+    assert [(row.candidate_id, row.rank, row.tokens, row.loss) for row in found] == [
+        (1, 1, 200, 4.0),
+        (2, 2, 200, 4.5),
+        (3, 3, 100, 6.0),
+        (4, 4, 100, 7.0),
+        (5, None, 0, None),
+    ]
+    assert [row.candidate_id for row in level(found)] == [1, 2]
+    assert at_common_tokens(leaderboard([contender(5)]), {}) == leaderboard([contender(5)])
