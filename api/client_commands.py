@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from api import display, words
 from api.display import FILE_WIDTH, SearchDisplay
 from api.settings import Settings
 from nas.client import Client
+from nas.constraints import parse_constraint
 from nas.errors import NotFoundError
 from nas.spec_file import read_spec
 from nas.views import SearchView
@@ -51,7 +53,10 @@ def leaderboard(parsed: argparse.Namespace) -> int:
 
 def best(parsed: argparse.Namespace) -> int:
     with connected(parsed) as client:
-        return _say(parsed, found := client.best(parsed.search), display.best(found))
+        found = client.best(parsed.search, parsed.where)
+    held = [parse_constraint(text, found.costs) for text in parsed.where]
+    shown = [Text(f"within          {each}: {found.costs[each.cost]:,.12g}") for each in held]
+    return _say(parsed, found, Group(display.best(found), *shown))
 
 
 def logs(parsed: argparse.Namespace) -> int:

@@ -289,7 +289,7 @@ def summary(view: SearchView) -> str:
         if promotion.accuracy is not None:
             lines.append(f"its accuracy    {promotion.accuracy:.4g} of promotion.gate.questions, after its trial")
     if view.state is SearchState.FINISHED and view.reason is not None:
-        lines.append(f"promoted        {view.reason}")
+        lines.append(f"gate            {outlook(view)}")
     if not view.promotions and view.leaderboard and view.leaderboard[0].rank == 1:
         row = view.leaderboard[0]
         lines.append(

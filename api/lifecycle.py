@@ -10,13 +10,14 @@ from api.calibration_jobs import calibrate_jobs, merge_job, search_tokens
 from api.correction import correction_of, is_ready
 from api.deciding import decisions, told_by
 from api.groundwork import Groundwork
+from api.proposing import add_proposed
 from api.store.jobs import NewTrial
 from api.store.records import JobRecord, SearchRecord
 from api.store.store import Store
 from api.sweep import swept
 from api.trial_jobs import trial_job
 from api.winners import promote
-from nas.errors import TeacherError
+from nas.errors import TeacherError, UserError
 from nas.jobs import Calibrated, DataPrepared, PrepareData, ScoresMerged
 from nas.states import JobState, SearchState
 
@@ -74,7 +75,7 @@ def _calibrated(
 def _retrain(
     store: Store, search: SearchRecord, groundwork: Groundwork | None, others: list[JobRecord], now: datetime
 ) -> None:
-    """A sweep if there is to be one, then trials, and when they have ended, promotions.
+    """A sweep if there is to be one, then trials, and when they have ended, more candidates or promotions.
 
     Nothing before there is a groundwork; `others` are the search's jobs but trials.
     """
@@ -85,7 +86,14 @@ def _retrain(
     if groundwork is None:
         return
     is_waiting = _follow_strategy(store, search, groundwork, answers, now)
-    if not is_waiting and not store.jobs.any_open(search.id, trials_only=True):
+    if is_waiting or store.jobs.any_open(search.id, trials_only=True):
+        return
+    try:
+        is_to_go_on = add_proposed(store, search, now)
+    except UserError as error:
+        store.searches.end(search.id, SearchState.FAILED, str(error), now)
+        return
+    if not is_to_go_on:
         promote(store, search, groundwork, now)
 
 

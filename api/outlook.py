@@ -25,7 +25,8 @@ def outlook(view: SearchView) -> str:
         case SearchState.FAILED:
             return f"{view.reason}; once the cause is mended, `topiary retry {view.name}` goes on"
         case SearchState.FINISHED:
-            return ""
+            more = f"`topiary extend {view.name} --tokens MORE` retrains further and asks again"
+            return "" if view.reason is None else f"{view.reason}; {more}"
 
 
 def promotion_waited_for(view: SearchView) -> int | None:

@@ -3,21 +3,27 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from api.gate import Finalist, judged
 from api.groundwork import Groundwork
 from api.standing import standings
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from api.store.store import Store
 from nas.extension import promotion_segments, segment_ends
 from nas.jobs import Export, Exported, Promotion, Trained
+from nas.ranking import level
 from nas.states import Intent, JobState, SearchState
 
 
 def promote(store: Store, search: SearchRecord, groundwork: Groundwork, now: datetime) -> None:
-    """Promotes the winners of the finished trials, exports what promotions end in, and closes the search."""
+    """Promotes the winners of the finished trials, exports what promotions end in, and closes the search.
+
+    One whose gate lets nobody through is finished as well, with the reason.
+    """
     num_retrained = store.jobs.num_retrained(search.id)
     promotions = store.promotions.of_search(search.id)
+    is_decided, refusal = True, None
     if num_retrained > max((promotion.num_retrained for promotion in promotions), default=0):
-        _choose(store, search, groundwork, promotions, num_retrained, now)
+        is_decided, refusal = _choose(store, search, groundwork, promotions, num_retrained, now)
         promotions = store.promotions.of_search(search.id)
     elif not num_retrained:
         failed = next(job for job in store.jobs.of_trials(search.id) if job.state is JobState.FAILED)
@@ -26,8 +32,8 @@ def promote(store: Store, search: SearchRecord, groundwork: Groundwork, now: dat
         return
     jobs = store.jobs.but_trials(search.id)
     done = [_bring_on(store, search, groundwork, promotion, jobs, now) for promotion in promotions]
-    if all(done):
-        store.searches.end(search.id, SearchState.FINISHED, None, now)
+    if is_decided and all(done):
+        store.searches.end(search.id, SearchState.FINISHED, None if promotions else refusal, now)
 
 
 def _choose(
@@ -37,23 +43,45 @@ def _choose(
     promotions: Sequence[PromotionRecord],
     num_retrained: int,
     now: datetime,
-) -> None:
-    """Promotes those among the first of the leaderboard that are not promoted yet.
+) -> tuple[bool, str | None]:
+    """Promotes those among the first of the leaderboard that pass and are not promoted yet, once all have answered.
 
-    That is done once, and again when more trials have ended than then: those of an extension, or tried again.
+    That is done once, and again when more trials have ended than then: those of an extension, or tried again. Returns
+    whether it was done, and why nobody passes.
     """
-    candidates, jobs = store.candidates.of_search(search.id), store.jobs.of_search(search.id)
-    rows = standings(candidates, jobs, store.curves.of_search(search.id))
+    candidates = store.candidates.of_search(search.id)
     promoted = {_candidate_of(candidates, promotion.trial_id).id for promotion in promotions}
+    verdict, to_ask = judged(store, search, groundwork, _finalists(store, search, candidates))
+    for question in to_ask:
+        store.jobs.add(search.id, question, now)
+    if verdict is None:
+        return False, None
+    for winner in verdict.winners:
+        if winner.candidate.id not in promoted:
+            promotion_id = store.promotions.add(search.id, winner.trial_id, num_retrained, now)
+            store.jobs.add(search.id, _promotion(search, groundwork, winner), now, promotion_id=promotion_id)
+    return True, verdict.refusal
+
+
+def _finalists(store: Store, search: SearchRecord, candidates: Sequence[CandidateRecord]) -> list[Finalist]:
+    """The first of the leaderboard: as many as there are winners, or with a gate, as are asked."""
+    promotion = search.spec.promotion
+    if not promotion.winners:
+        return []
+    jobs = store.jobs.of_search(search.id)
+    rows = standings(candidates, jobs, store.curves.of_search(search.id))
+    if promotion.gate is None:
+        first = [row for row in rows if row.rank is not None][: promotion.winners]
+    else:
+        first = level(rows)[: promotion.gate.candidates]
     by_id = {candidate.id: candidate for candidate in candidates}
-    for row in [row for row in rows if row.rank is not None][: search.spec.promotion.winners]:
-        if row.candidate_id not in promoted:
-            job = trained_first(by_id[row.candidate_id], jobs)
-            if job is None or job.trial_id is None or not isinstance(job.result, Trained):
-                raise LookupError(f"candidate {row.candidate_id} has a rank, but no trial that ended well")
-            promotion_id = store.promotions.add(search.id, job.trial_id, num_retrained, now)
-            spec = _promotion(search, groundwork, by_id[row.candidate_id], job.result, row.tokens)
-            store.jobs.add(search.id, spec, now, promotion_id=promotion_id)
+    finalists = []
+    for row in first:
+        job = newest_trained(by_id[row.candidate_id], jobs)
+        if job is None or job.trial_id is None or not isinstance(job.result, Trained):
+            raise LookupError(f"candidate {row.candidate_id} has a rank, but no trial that ended well")
+        finalists.append(Finalist(by_id[row.candidate_id], job.trial_id, job.result, row.tokens))
+    return finalists
 
 
 def trained_first(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobRecord | None:
@@ -65,21 +93,26 @@ def trained_first(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobR
     return None
 
 
-def _promotion(
-    search: SearchRecord, groundwork: Groundwork, winner: CandidateRecord, trained: Trained, tokens: int
-) -> Promotion:
+def newest_trained(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobRecord | None:
+    """The same; if none is at its end, for an extension has failed, the newest job of its trials that ended well."""
+    ids = {trial.id for trial in candidate.trials}
+    done = [job for job in jobs if job.trial_id in ids and isinstance(job.result, Trained)]
+    return trained_first(candidate, jobs) or (done[-1] if done else None)
+
+
+def _promotion(search: SearchRecord, groundwork: Groundwork, winner: Finalist) -> Promotion:
     spec = search.spec
     return Promotion(
         teacher=spec.teacher,
         corrected=groundwork.corrected,
         teacher_sha256=groundwork.calibrated.teacher_sha256,
-        weights=trained.weights,
-        architecture=winner.architecture,
-        kept_layers=trained.kept_layers,
+        weights=winner.trained.weights,
+        architecture=winner.candidate.architecture,
+        kept_layers=winner.trained.kept_layers,
         data=groundwork.data.data,
         training=spec.promotion,
         distillation=spec.distillation,
-        first_sequence=tokens // spec.data.sequence_length,
+        first_sequence=winner.tokens // spec.data.sequence_length,
         seed=spec.seed,
         resources=groundwork.resolved(spec.resources),
     )

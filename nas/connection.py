@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ class Connection:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, kind: type[Content], **params: int | bool) -> Content:
+    def get(self, path: str, kind: type[Content], **params: int | bool | Sequence[str]) -> Content:
         with self.answer("GET", path, params=params) as response:
             return _parsed(response, kind)
 

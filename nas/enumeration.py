@@ -93,6 +93,18 @@ class Enumeration:
         ranks = list(map(random.randrange, ends[:-1], ends[1:]))
         return [self._shape(axes) for axes in self._at(ranks[offset:end])]
 
+    @cached_property
+    def listed(self) -> Integers | None:
+        """The sizes (candidates, axes) along AXES, in order, where all have to be gone through anyway; else None."""
+        return None if self._listed is None else np.array(self._listed.axes, dtype=np.int64).reshape(-1, len(AXES))
+
+    @property
+    def depths(self) -> set[int]:
+        """The layer counts of its candidates."""
+        if self.listed is not None:
+            return set(self.listed[:, AXES.index("num_hidden_layers")].tolist())
+        return {self.grid.layers[layer] for layer in np.flatnonzero(self.counted.of_block.any(axis=1)).tolist()}
+
     # --- from ranks to shapes -------------------------------------------------------------------------------
 
     @cached_property

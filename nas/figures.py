@@ -107,8 +107,9 @@ def loss_against_parameters(view: SearchView) -> go.Figure:
 
 @dataclass(frozen=True)
 class CostAxis:
-    """A cost as it is drawn: what it is called, and in Plotly's words how a point tells it."""
+    """A cost as it is drawn: its name in a caption, its title, and in Plotly's words how a point tells it."""
 
+    name: str
     title: str
     hover: str
 
@@ -116,7 +117,7 @@ class CostAxis:
 KEY = "dotted: Pareto front; numbers: rank; hollow: fewer tokens"
 """Of `loss_against`, for its caption."""
 
-PARAMETERS = CostAxis("parameters", "%{x:,} parameters")
+PARAMETERS = CostAxis("parameters", "parameters", "%{x:,} parameters")
 
 
 def loss_against(view: SearchView, costs: Mapping[int, float], axis: CostAxis) -> go.Figure:

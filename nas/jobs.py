@@ -15,6 +15,8 @@ from nas.calibration import CalibrationSpec
 from nas.cost import Phase
 from nas.data_spec import DataSpec
 from nas.distillation_spec import DistillationSpec
+from nas.evaluation import Evaluate as Evaluate
+from nas.evaluation import Evaluated as Evaluated
 from nas.latency import BlockShape, TimedDtype
 from nas.reports import JobProgress as JobProgress
 from nas.reports import Measurement as Measurement
@@ -256,7 +258,7 @@ class Latency(Border):
 
 JobSpec = Annotated[
     PrepareData | CorrectTeacher | Calibrate | MergeScores | CacheTeacher | Sweep | Trial | Promotion | Export
-    | Prune | Latency,
+    | Evaluate | Prune | Latency,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -392,6 +394,6 @@ class LatencyMeasured(Border):
 
 JobResult = Annotated[
     DataPrepared | TeacherCorrected | Calibrated | ScoresMerged | TeacherCached | Swept | Trained | Exported
-    | Pruned | LatencyMeasured,
+    | Evaluated | Pruned | LatencyMeasured,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -24,8 +24,8 @@ class QuestionRecord:
     ending: str = ""
 
 
-def question_records(path: Path) -> Iterator[tuple[str, QuestionRecord]]:
-    """The questions of a file, each after "FILE, line N"; one line is held at a time.
+def question_records(path: Path, field: str = FIELD) -> Iterator[tuple[str, QuestionRecord]]:
+    """The questions of a file, each after "FILE, line N"; one line is held at a time. `field` names it in errors.
 
     Raises DataError for a file that cannot be read or holds no question, and, naming the line, for what is none.
     """
@@ -34,33 +34,33 @@ def question_records(path: Path) -> Iterator[tuple[str, QuestionRecord]]:
         # Opening a pipe would wait for whoever writes to it.
         if not path.is_file():
             problem = "is not a regular file" if path.exists() else "does not exist"
-            raise DataError(FIELD, str(path), problem, ACCEPTED)
+            raise DataError(field, str(path), problem, ACCEPTED)
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if text := line.strip():
                     found = True
                     where = f"{path}, line {number}"
-                    yield where, _parse(text, where)
+                    yield where, _parse(text, where, field)
     except OSError as error:
-        raise DataError(FIELD, str(path), f"cannot be read ({error.strerror})", ACCEPTED) from error
+        raise DataError(field, str(path), f"cannot be read ({error.strerror})", ACCEPTED) from error
     if not found:
-        raise DataError(FIELD, str(path), "holds no question", ACCEPTED)
+        raise DataError(field, str(path), "holds no question", ACCEPTED)
 
 
-def _parse(line: bytes, where: str) -> QuestionRecord:
+def _parse(line: bytes, where: str, field: str) -> QuestionRecord:
     try:
         given = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(FIELD, where, f"is not UTF-8 (byte {error.start} of the line)", ACCEPTED) from error
+        raise DataError(field, where, f"is not UTF-8 (byte {error.start} of the line)", ACCEPTED) from error
     except (ValueError, RecursionError) as error:
         # The decoder would say "line 1", of the one line that it was given.
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise DataError(FIELD, where, f"is not JSON ({reason})", ACCEPTED) from error
+        raise DataError(field, where, f"is not JSON ({reason})", ACCEPTED) from error
     if not isinstance(given, dict):
-        raise DataError(FIELD, where, f"is not a question (it is a {type(given).__name__})", ACCEPTED)
+        raise DataError(field, where, f"is not a question (it is a {type(given).__name__})", ACCEPTED)
     given = {"ending": "", **given}
-    if problem := _problem(**{field.name: given.get(field.name) for field in fields(QuestionRecord)}):
-        raise DataError(FIELD, where, f"is not a question ({problem})", ACCEPTED)
+    if problem := _problem(**{each.name: given.get(each.name) for each in fields(QuestionRecord)}):
+        raise DataError(field, where, f"is not a question ({problem})", ACCEPTED)
     return QuestionRecord(given["question"], tuple(given["choices"]), given["answer"], given["ending"])
 
 

@@ -35,9 +35,9 @@ Costs = Mapping[int, Mapping[str, float]]
 
 COSTS = {
     "parameters": PARAMETERS,
-    "memory_bytes": CostAxis("bytes of weights and KV cache", "%{x:.4s}B"),
-    "decode_flops_per_token": CostAxis("FLOPs of decoding a token", "%{x:.4s}FLOP"),
-    "milliseconds": CostAxis("milliseconds of a forward pass", "%{x:.4g} ms"),
+    "memory_bytes": CostAxis("memory", "bytes of weights and KV cache", "%{x:.4s}B"),
+    "decode_flops_per_token": CostAxis("FLOPs", "FLOPs of decoding a token", "%{x:.4s}FLOP"),
+    "milliseconds": CostAxis("latency", "milliseconds of a forward pass", "%{x:.4g} ms"),
 }
 """What losses are drawn against, where it is known."""
 
@@ -77,8 +77,8 @@ def drawings(
     known = known_costs(costs)
     against = (
         Drawing(
-            f"loss-against-{name.replace('_', '-')}",
-            f"Loss against {_SHORT[name] if name != 'milliseconds' else 'latency'}",
+            f"loss-against-{COSTS[name].name.lower()}",
+            f"Loss against {COSTS[name].name}",
             KEY,
             loss_against(view, {id_: own[name] for id_, own in costs.items()}, COSTS[name]),
         )

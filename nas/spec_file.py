@@ -59,7 +59,12 @@ def parse_spec(content: object, *, relative_to: Path) -> SearchSpec:
     calibration = spec.calibration
     if calibration.questions is not None:
         calibration = calibration.model_copy(update={"questions": absolute(calibration.questions)})
-    return spec.model_copy(update={"teacher": teacher, "budget": budget, "data": data, "calibration": calibration})
+    promotion = spec.promotion
+    if promotion.gate is not None:
+        gate = promotion.gate.model_copy(update={"questions": absolute(promotion.gate.questions)})
+        promotion = promotion.model_copy(update={"gate": gate})
+    places = {"teacher": teacher, "budget": budget, "data": data, "calibration": calibration, "promotion": promotion}
+    return spec.model_copy(update=places)
 
 
 def _with_places(data: DataSpec, absolute: Callable[[str], str]) -> DataSpec:
@@ -118,9 +123,11 @@ def check_absolute(spec: SearchSpec) -> None:
     teacher = {} if on_hub else {"teacher": spec.teacher}
     latency = spec.budget.latency
     table = {} if latency is None else {"budget.latency.table": latency.table}
+    gate = {} if spec.promotion.gate is None else {"promotion.gate.questions": spec.promotion.gate.questions}
     paths = {
         **teacher,
         **table,
+        **gate,
         "data.prepared": spec.data.prepared,
         "calibration.questions": spec.calibration.questions,
     }

@@ -52,6 +52,7 @@ class StrategySpec(Border):
     startup: Count = Field(
         default=8, gt=0, description="of tpe: how many candidates are drawn before any is proposed, at least 1"
     )
+    batch: Count = Field(default=4, gt=0, description="of tpe: how many candidates are proposed at a time, at least 1")
 
     @property
     def has_rungs(self) -> bool:

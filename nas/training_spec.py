@@ -148,6 +148,25 @@ class TrialSpec(TrainingSpec):
         return value
 
 
+class GateSpec(Border):
+    """Questions that the first of the leaderboard answer before any of them is promoted."""
+
+    questions: str = Field(
+        description="a .jsonl file with question, choices and answer in each record, as calibration.questions"
+    )
+    candidates: Count = Field(
+        default=3,
+        gt=0,
+        description="how many of the first of the leaderboard are asked, at least 1 and at least promotion.winners",
+    )
+    min_accuracy: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the share of right answers below which nobody is promoted, 0 to 1; left out, any will do",
+    )
+
+
 class PromotionSpec(TrainingSpec):
     """The full distillation of the winners; the paper's 94 billion tokens by default."""
 
@@ -155,3 +174,15 @@ class PromotionSpec(TrainingSpec):
         default=94_000_000_000, gt=0, description="a number of tokens, at least 1, completed to whole steps"
     )
     winners: Count = Field(default=1, ge=0, description="how many candidates are promoted, 0 for none")
+    gate: GateSpec | None = Field(
+        default=None,
+        description="questions, and how many candidates they are put to; left out, the loss alone says who is promoted",
+    )
+
+    @field_validator("gate")
+    @classmethod
+    def _enough_are_asked(cls, value: GateSpec | None, info: ValidationInfo) -> GateSpec | None:
+        winners = info.data.get("winners")
+        if value is not None and winners is not None and value.candidates < winners:
+            raise ValueError(f"has fewer candidates, {value.candidates}, than there are winners, {winners}")
+        return value

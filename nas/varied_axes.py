@@ -9,16 +9,12 @@ from nas.architecture import AXES, Architecture, Axis
 def varied_axes(architectures: Sequence[Architecture]) -> tuple[Axis, ...]:
     """The axes along which any two differ, in the order of AXES.
 
-    Of axes whose sizes follow from one another, as key-value heads often do from heads, the first stands for all.
+    Key-value heads are left out where they follow from the heads, as many for each.
     """
-    found: dict[tuple[int, ...], Axis] = {}
-    for axis in AXES:
-        groups: dict[int, int] = {}
-        # Which candidates share a size, whatever the sizes are: the same for two axes that only vary together.
-        pattern = tuple(groups.setdefault(getattr(each, axis), len(groups)) for each in architectures)
-        if len(groups) > 1:
-            found.setdefault(pattern, axis)
-    return tuple(found.values())
+    found = [axis for axis in AXES if len({getattr(each, axis) for each in architectures}) > 1]
+    ratios = {(each.num_attention_heads, each.num_key_value_heads) for each in architectures}
+    heads = {each.num_attention_heads for each in architectures}
+    return tuple(axis for axis in found if axis != "num_key_value_heads" or len(ratios) > len(heads))
 
 
 def size_steps(sizes: Sequence[int]) -> int:

@@ -96,7 +96,8 @@ class JobView(Border):
 class PromotionView(Border):
     """The full distillation of a candidate, and the folder of the model it ended in.
 
-    `intent` is what its user wants of it; `extensions` are the tokens that were added to the spec's.
+    `intent` is what its user wants of it; `extensions` are the tokens that were added to the spec's. `accuracy` is that
+    of its trial, where the spec has a gate.
     `exported_loss` is that of the folder itself, its weights rounded to the dtype they are stored in.
     """
 
@@ -111,6 +112,7 @@ class PromotionView(Border):
     folder: str | None
     parameters: int | None
     exported_loss: float | None
+    accuracy: float | None = None
 
 
 class Spent(Border):
@@ -148,9 +150,10 @@ class SearchSummary(Border):
 class SearchView(Border):
     """A search as it stands; see SearchSummary for the fields they share.
 
-    `reason` says why it failed, or what has stopped it. `extensions` are what was added since it was submitted,
-    `spending` is what stops it now. `correction` is there once its teacher is corrected, `sweep`
-    once the rate of its trials is chosen, if its spec asks for that; `teacher_loss` is then the corrected one's.
+    `reason` says why it failed, what has stopped it, or why a finished one has promoted nobody. `extensions` are what
+    was added since it was submitted, `spending` is what stops it now. `correction` is there once its teacher is
+    corrected, `sweep` once the rate of its trials is chosen, if its spec asks for that; `teacher_loss` is then the
+    corrected one's.
     `user_error` says that it failed for something in its spec, teacher or text. `tokens_per_second` sums the running
     trials and promotions; `seconds_left` follows from it, where it can be told. `rank_movements` say how much the order
     has changed from measurement to measurement.
@@ -246,7 +249,8 @@ class CandidateDetails(Border):
     layers that it came from, None until its trial has ended, or where they were not kept on record. `curve` is the mean
     of its `trials`' curves, one for each seed. `retrainings` are those that have ended, the newest last. `sources` are
     empty where the text is one source. `distillation` is the spec's, with `auto` decided for this candidate, and
-    `targets` those of its trials.
+    `targets` those of its trials. `accuracy` is the share of the gate's questions that it has answered rightly, None if
+    it was not asked.
     """
 
     search: str
@@ -259,6 +263,7 @@ class CandidateDetails(Border):
     curve: tuple[CurvePoint, ...]
     trials: tuple[TrialView, ...]
     sources: tuple[SourceCurve, ...] = ()
+    accuracy: float | None = None
     promotion: PromotionView | None
     attempts: tuple[AttemptView, ...]
     retrainings: tuple[RetrainingView, ...] = ()

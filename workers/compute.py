@@ -15,6 +15,7 @@ from nas.jobs import (
     CacheTeacher,
     Calibrate,
     DataFiles,
+    Evaluate,
     Export,
     Promotion,
     Trial,
@@ -33,12 +34,12 @@ def validation_of(data: DataFiles, device: torch.device) -> Batch:
     return PackedTokens(Path(data.validation_file), data.sequence_length).first(data.validation_sequences).to(device)
 
 
-def teacher_folder(spec: Calibrate | CacheTeacher | Trial | Promotion | Export) -> ModelFolder:
+def teacher_folder(spec: Calibrate | CacheTeacher | Trial | Evaluate | Promotion | Export) -> ModelFolder:
     """The teacher that counts: as the search has corrected it, else as the user gave it."""
     return inspect_model_folder(weights_folder(spec.teacher) if spec.corrected is None else Path(spec.corrected))
 
 
-def same_teacher(spec: CacheTeacher | Trial | Promotion | Export) -> ModelFolder:
+def same_teacher(spec: CacheTeacher | Trial | Evaluate | Promotion | Export) -> ModelFolder:
     """The teacher, if its weights are still those that the search was calibrated with."""
     folder = teacher_folder(spec)
     if weights_digest(folder) != spec.teacher_sha256:

@@ -22,6 +22,7 @@ from nas.jobs import (
     CacheTeacher,
     Calibrate,
     CorrectTeacher,
+    Evaluate,
     Export,
     Exported,
     JobProgress,
@@ -41,6 +42,7 @@ from workers.attempt import AttemptFolder
 from workers.compute import compute, same_teacher, validation_of
 from workers.correction_tasks import correct_teacher
 from workers.data_tasks import prepare_data
+from workers.evaluation_tasks import answer_questions
 from workers.importance_tasks import run_calibrate, run_merge_scores, run_prune
 from workers.sweep_tasks import sweep
 from workers.teacher_tasks import cache_teacher
@@ -67,6 +69,8 @@ def run_job(attempt: AttemptFolder) -> JobResult:
             return sweep(spec, attempt)
         case Trial():
             return trial(spec, attempt)
+        case Evaluate():
+            return answer_questions(spec, attempt)
         case Promotion():
             return promotion(spec, attempt)
         case Export():

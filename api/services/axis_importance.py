@@ -23,7 +23,7 @@ def axis_importance(leaderboard: Sequence[Standing]) -> tuple[AxisImportance, ..
     It tells what sets the better half of the candidates at the furthest rung apart from all of them: how far the sizes
     are distributed differently among them. Each is held against what the same losses say when they are shuffled.
     """
-    rows = comparable(leaderboard)
+    rows = sorted(comparable(leaderboard), key=lambda row: row.candidate_id)
     axes = varied_axes([row.architecture for row in rows])
     sizes = tuple(tuple(getattr(row.architecture, axis) for axis in axes) for row in rows)
     losses = tuple(row.loss for row in rows if row.loss is not None)

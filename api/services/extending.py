@@ -55,8 +55,9 @@ def extend(database: Database, name: str, extension: Extension, now: datetime) -
         current = store.searches.named(name, lock=True)
         if current.state in (SearchState.FAILED, SearchState.CANCELLED):
             raise ConflictError("search", name, f"is {current.state}", "one that is taken up again first")
-        if current.extensions != search.extensions:
-            raise ConflictError("search", name, "was extended by another request just now", "the same request again")
+        proposed = store.candidates.count(current.id) != len(shapes)
+        if current.extensions != search.extensions or (drawn and proposed):
+            raise ConflictError("search", name, "was extended otherwise just now", "the same request again")
         seeds = [trial.seed for trial in store.candidates.of_search(current.id)[0].trials]
         new = [(search.spec.seed + len(seeds) + number) % _MOST_SEED for number in range(extension.seeds)]
         store.searches.extend(current.id, extension, now)
@@ -131,9 +132,7 @@ def _more_candidates(spec: SearchSpec, there: Collection[Architecture], count: i
         raise SpecError("candidates", count, problem, "fewer, or a clone with a wider space or budget")
     known = set(there)
     new = [candidate for candidate in found.candidates if candidate.architecture not in known]
-    if spec.calibration.contiguous or spec.calibration.depth in REMOVING:
-        # These scores are of numbers of layers, and were measured for those that are there.
-        depths = {shape.num_hidden_layers for shape in there}
+    if (depths := scored_depths(spec, there)) is not None:
         new = [candidate for candidate in new if candidate.architecture.num_hidden_layers in depths]
         if len(new) < count:
             problem = f"is more than the {len(new)} shapes drawn whose number of layers the scores are of"
@@ -142,3 +141,13 @@ def _more_candidates(spec: SearchSpec, there: Collection[Architecture], count: i
     drawn = [new[place] for place in sorted(places)]
     check_depths(spec, found.teacher, {candidate.architecture.num_hidden_layers for candidate in drawn})
     return drawn
+
+
+def scored_depths(spec: SearchSpec, there: Collection[Architecture]) -> set[int] | None:
+    """The layer counts that further candidates can have beside those that are there; None where they can have any.
+
+    Scores that are of numbers of layers were measured for those of the candidates that were there.
+    """
+    if spec.calibration.contiguous or spec.calibration.depth in REMOVING:
+        return {shape.num_hidden_layers for shape in there}
+    return None

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from api.proposing import num_to_come
 from api.store.curves import SearchCurves
 from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
 from nas.extension import promotion_segments, segment_ends
 from nas.jobs import Swept
-from nas.states import Intent, JobState
+from nas.states import Intent, JobState, SearchState
 
 
 def tokens_total(
@@ -30,10 +31,22 @@ def tokens_total(
         for promotion in promotions
         if promotion.intent is not Intent.CANCEL
     ]
-    to_come = max(0, min(spec.promotion.winners, num_candidates) - len(promotions))
+    # Of a finished search none is: its gate has let nobody through.
+    is_finished = search.state is SearchState.FINISHED
+    to_come = 0 if is_finished else max(0, min(spec.promotion.winners, num_candidates) - len(promotions))
     behind = sum(curve[-1].tokens for curve in given_up if curve)
     behind += tokens_of_sweep(search, jobs)
+    num_trials += _trials_to_come(search, candidates, promotions)
     return num_trials * search.trial_ends[-1] + sum(begun) + to_come * spec.promotion.actual_tokens(length) + behind
+
+
+def _trials_to_come(
+    search: SearchRecord, candidates: Sequence[CandidateRecord], promotions: Sequence[PromotionRecord]
+) -> int:
+    """Of candidates that are still to be proposed: none once there are winners."""
+    if promotions or search.state is SearchState.FINISHED or not candidates:
+        return 0
+    return num_to_come(search, len(candidates)) * len(candidates[0].trials)
 
 
 def tokens_of_sweep(search: SearchRecord, jobs: Sequence[JobRecord]) -> int:

@@ -1,5 +1,6 @@
 """Submitting searches: what a spec would start, and starting it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from nas.cost import Cost, Served
 from nas.enumeration import Enumeration, enumerate_candidates
 from nas.errors import ConflictError, DataError, SpecError
 from nas.hub import inspect_teacher
-from nas.model_folder import ModelFolder
+from nas.model_folder import ModelFolder, StoredDtype
 from nas.questions import question_records
 from nas.spec import MOST_CANDIDATES, SearchSpec
 from nas.states import Intent, SearchState
@@ -43,14 +44,26 @@ def enumerate_spec(spec: SearchSpec, *, limit: int | None = None, offset: int = 
 
 
 def _enumerate(teacher: ModelFolder, spec: SearchSpec, limit: int | None, offset: int) -> EnumerationView:
-    length = spec.data.sequence_length
-    _check_positions(teacher, spec)
-    found = enumerate_candidates(spec.space, spec.budget, teacher.architecture, sequence_length=length)
+    found = _fitting(teacher, spec)
     if spec.sample_size is None:
         page = found.first(len(found) if limit is None else limit, offset)
     else:
         page = found.sample(spec.sample_size, spec.seed, limit, offset)
-    stated = _Stated(teacher, spec)
+    return _view(teacher, spec, found, page)
+
+
+def _fitting(teacher: ModelFolder, spec: SearchSpec) -> Enumeration:
+    if spec.strategy.kind == "tpe" and spec.sample_size is None:
+        problem = "is given, but strategy tpe has to know how many candidates it may try"
+        raise SpecError("sample_size", "nothing", problem, "a number of them, such as 32")
+    _check_positions(teacher, spec)
+    return enumerate_candidates(
+        spec.space, spec.budget, teacher.architecture, sequence_length=spec.data.sequence_length
+    )
+
+
+def _view(teacher: ModelFolder, spec: SearchSpec, found: Enumeration, page: Sequence[Architecture]) -> EnumerationView:
+    stated = Stated(teacher.architecture, teacher.dtype, spec)
     return EnumerationView(
         teacher=teacher.architecture,
         teacher_dtype=teacher.dtype,
@@ -88,15 +101,16 @@ def _check_positions(teacher: ModelFolder, spec: SearchSpec) -> None:
             )
 
 
-class _Stated:
-    """Costs as the spec wants them stated."""
+class Stated:
+    """Costs as the spec wants them stated, for a teacher that is stored in `dtype`."""
 
-    def __init__(self, teacher: ModelFolder, spec: SearchSpec) -> None:
-        whole, serving = teacher.architecture, spec.serving
-        dtype = serving.dtype or teacher.dtype
-        self._served = Served(whole, dtype=dtype, batch_size=serving.batch_size, context=spec.context)
-        self._trial = Retraining(whole, spec.trial, spec.hardware, spec.data.sequence_length)
-        self._teacher_parameters = self.cost(whole).parameters
+    def __init__(self, teacher: Architecture, dtype: StoredDtype, spec: SearchSpec) -> None:
+        serving = spec.serving
+        self._served = Served(
+            teacher, dtype=serving.dtype or dtype, batch_size=serving.batch_size, context=spec.context
+        )
+        self._trial = Retraining(teacher, spec.trial, spec.hardware, spec.data.sequence_length)
+        self._teacher_parameters = self.cost(teacher).parameters
 
     def cost(self, shape: Architecture) -> Cost:
         return self._served.cost(shape)
@@ -155,6 +169,13 @@ def _begin(store: Store, spec: SearchSpec, found: EnumerationView, now: datetime
     return Submission(existing.id, existing.name, created=False)
 
 
+def num_drawn(spec: SearchSpec) -> int | None:
+    """How many candidates are drawn when a search begins, if that many fit; None for all that do."""
+    if spec.strategy.kind == "tpe" and spec.sample_size is not None:
+        return min(spec.strategy.startup, spec.sample_size)
+    return spec.sample_size
+
+
 def _is_to_be_taken_up(search: SearchRecord) -> bool:
     """One that failed, was cancelled, or is being cancelled; one that waits does so until it is resumed."""
     cancelling = search.state is SearchState.RUNNING and search.intent is Intent.CANCEL
@@ -178,15 +199,18 @@ def _settled(store: Store, spec: SearchSpec) -> SearchRecord | None:
 
 
 def _checked(spec: SearchSpec) -> EnumerationView:
-    """The candidates that a search would retrain. Raises UserError for too many of them, and for text not there."""
-    found = _enumerate(inspect_teacher(spec.teacher), spec, spec.sample_size or MOST_CANDIDATES, 0)
-    if spec.sample_size is None and found.num_fitting > MOST_CANDIDATES:
-        problem = f"is given, but {found.num_fitting:,} shapes fit the budget"
+    """The candidates that a search begins with. Raises UserError for too many of them, and for text not there."""
+    teacher = inspect_teacher(spec.teacher)
+    found = _fitting(teacher, spec)
+    if spec.sample_size is None and len(found) > MOST_CANDIDATES:
+        problem = f"is given, but {len(found):,} shapes fit the budget"
         raise SpecError("sample_size", "nothing", problem, f"a number of them to try, such as {MOST_CANDIDATES}")
-    depths = {candidate.architecture.num_hidden_layers for candidate in found.candidates}
+    drawn = found.sample(num_drawn(spec) or len(found), spec.seed)
+    # What is proposed later must do as well.
+    depths = found.depths if spec.strategy.kind == "tpe" else {shape.num_hidden_layers for shape in drawn}
     check_depths(spec, found.teacher, depths)
     check_texts(spec)
-    return found
+    return _view(teacher, spec, found, drawn)
 
 
 def check_depths(spec: SearchSpec, teacher: Architecture, depths: set[int]) -> None:
@@ -220,4 +244,7 @@ def check_texts(spec: SearchSpec) -> None:
         raise DataError("data.prepared", spec.data.prepared, "is no folder that is there", accepted)
     if spec.calibration.questions is not None:
         for _ in question_records(Path(spec.calibration.questions)):
+            pass
+    if spec.promotion.gate is not None:
+        for _ in question_records(Path(spec.promotion.gate.questions), "promotion.gate.questions"):
             pass

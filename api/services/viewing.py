@@ -18,7 +18,7 @@ from api.standing import standings, trial_state
 from api.store.curves import SearchCurves
 from api.store.records import AttemptRecord, CandidateRecord, JobRecord, SearchRecord
 from api.store.store import Store
-from api.winners import trained_first
+from api.winners import newest_trained
 from nas.cost import cost
 from nas.errors import NotFoundError
 from nas.extension import spending
@@ -121,7 +121,7 @@ def candidate(session: Session, name: str, candidate_id: int) -> CandidateDetail
     own = [job for job in jobs if job.trial_id in trial_ids or (promotion and job.promotion_id == promotion.id)]
     retrained = [(job, job.result) for job in own]
     kept = [result.kept_layers for _, result in retrained if isinstance(result, Trained) and result.kept_layers]
-    ended = trained_first(found, jobs)
+    ended = newest_trained(found, jobs)
     serving, dtype = search.spec.serving, search.spec.serving.dtype or search.teacher_dtype
     return CandidateDetails(
         search=name,

@@ -10,6 +10,8 @@ from nas.jobs import (
     CorrectTeacher,
     DataFiles,
     DataPrepared,
+    Evaluate,
+    Evaluated,
     Export,
     Exported,
     JobResult,
@@ -144,6 +146,8 @@ def succeed(assignment: Assignment) -> Update:
             end = 5 + (size + spec.seed) / 1000 - first / 10_000
             points = (_point(first, 9 - size / 1000), _point(first + run, end))
             return _update(assignment, result=result, measurements=points)
+        case Evaluate():
+            result = Evaluated(num_right=5, num_questions=10, questions_sha256="q")
         case Export():
             result = Exported(folder=f"{assignment.folder}/model", parameters=1, loss=4.5)
     return _update(assignment, result=result)

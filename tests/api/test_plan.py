@@ -200,10 +200,10 @@ def test_the_papers_search_is_printed_within_a_hundred_columns() -> None:
     assert lines[0] == "nemotron-4-15b-to-8b-table-19: 15 candidates, 1.89 B tokens a trial"
     cells = "strategy candidates tokens share device-hours price wall time"
     assert cells in lines
-    # 15 trials of 98.6 hours, each on 8 devices of 80 GB.
-    assert "exhaustive 15 28.31 B 100 % 1,479 3,698 12 h 46 min" in lines
-    assert "halving 15, 8, 4, 2, 1 11.32 B 40 % 592 1,479 12 h 46 min" in lines
-    assert "at least 8.49 B 30 % 444 1,109 12 h 46 min" in lines
+    # 15 trials of 197 hours, each on 8 devices of 80 GB.
+    assert "exhaustive 15 28.31 B 100 % 2,959 7,396 1 d 2 h" in lines
+    assert "halving 15, 8, 4, 2, 1 11.32 B 40 % 1,183 2,959 1 d 2 h" in lines
+    assert "at least 8.49 B 30 % 888 2,219 1 d 2 h" in lines
     assert any(line.startswith("> racing 15, about 3 ") for line in lines)
     assert any(line.startswith("in all with racing ") for line in lines)
     assert "\u2026" not in printed(priced)

@@ -98,6 +98,8 @@ def lines(figure: Any) -> dict[int, list[tuple[int, float]]]:
     """What is drawn for each candidate, as far as every point says whose it is."""
     found: dict[int, list[tuple[int, float]]] = {}
     for trace in drawn(figure)["data"]:
+        if trace.get("hoverinfo") == "skip":
+            continue  # Nothing that is said of a candidate.
         for candidate_id, x, y in zip(trace["customdata"], trace["x"], trace["y"], strict=True):
             found.setdefault(candidate_id, []).append((x, y))
     return found
@@ -145,7 +147,9 @@ def test_ranks_are_drawn_only_where_all_were_measured() -> None:
 def test_loss_against_parameters_tells_equal_tokens_from_fewer() -> None:
     figure = loss_against_parameters(search(LOSSES, FAILED))
     assert lines(figure) == {id_: [(1_000_000 + 1000 * id_, list(LOSSES[id_].values())[-1])] for id_ in (4, 5, 6, 7)}
-    (dots,) = drawn(figure)["data"]
+    line, dots = drawn(figure)["data"]
+    # 4 is the smallest of the three that are furthest, 5 the best, and 6 larger than 5 and worse.
+    assert list(zip(line["x"], line["y"], strict=True)) == [(1_004_000, 2.5), (1_005_000, 2.0)]
     hollow = {id_ for id_, symbol in zip(dots["customdata"], dots["marker"]["symbol"], strict=True) if "open" in symbol}
     assert hollow == {7}
 
@@ -182,7 +186,7 @@ def test_a_candidate_has_one_colour_in_all_figures_whatever_its_place() -> None:
     for figure in (loss_curves(view, curves(LOSSES)), rank_over_tokens(view, curves(LOSSES))):
         for trace in drawn(figure)["data"]:
             assert of.get(trace["customdata"][0], trace["line"]["color"]) == trace["line"]["color"]
-    (dots,) = drawn(loss_against_parameters(view))["data"]
+    _, dots = drawn(loss_against_parameters(view))["data"]
     assert {id_: c for id_, c in zip(dots["customdata"], dots["marker"]["color"], strict=True) if id_ in of} == of
     swapped = {1: {0: 2.0}, 2: {0: 1.0}}
     assert colours(search(swapped).leaderboard) == colours(search({1: {0: 1.0}, 2: {0: 2.0}}).leaderboard)

@@ -15,6 +15,8 @@ from nas.jobs import (
     CorrectTeacher,
     DataFiles,
     DataPrepared,
+    Evaluate,
+    Evaluated,
     Export,
     Exported,
     JobProgress,
@@ -83,6 +85,16 @@ SPECS: list[JobSpec] = [
         seed=3,
         resources=RESOURCES,
     ),
+    Evaluate(
+        teacher="t",
+        teacher_sha256="d",
+        weights="w",
+        architecture=small_llama(),
+        kept_layers=(0, 2),
+        questions="q",
+        micro_batch_size=4,
+        resources=RESOURCES,
+    ),
     Export(
         teacher="t",
         teacher_sha256="d",
@@ -125,6 +137,7 @@ RESULTS: list[JobResult] = [
         rollbacks=(Rollback(step=5, first_sequence=20, quantity="the training loss", value="-inf", to_step=3),),
         samples=(TextSample(prompt="import", teacher=" os", student=" re"),),
     ),
+    Evaluated(num_right=3, num_questions=5, questions_sha256="d"),
     Exported(folder="f", parameters=5, loss=2.25),
     Pruned(folder="f", importance_file="i", parameters=5, loss=2.25, kept_layers=(0, 2)),
 ]
@@ -182,7 +195,8 @@ def test_an_unknown_kind_of_job_is_refused(kind: str | None) -> None:
 def test_a_job_occupies_what_its_spec_says_and_preparing_and_adding_up_no_gpu() -> None:
     assert {spec.kind: resources_of(spec) for spec in SPECS} == {
         **dict.fromkeys(
-            ("correct_teacher", "calibrate", "sweep", "trial", "promotion", "export", "prune"), Resources(cpus=2)
+            ("correct_teacher", "calibrate", "sweep", "trial", "promotion", "evaluate", "export", "prune"),
+            Resources(cpus=2),
         ),
         **dict.fromkeys(("prepare_data", "merge_scores"), Resources(cpus=1, gpus=0)),
     }

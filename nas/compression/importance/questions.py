@@ -61,23 +61,25 @@ def in_batches(questions: Sequence[Question], size: int, device: torch.device) -
         yield Questions.of(questions[first : first + size], device)
 
 
-def read_questions(path: Path, tokenizer: Tokenizer, max_tokens: int | None) -> list[Question]:
-    """The questions of a file, for a tokenizer as `load_tokenizer` gives it.
+def read_questions(path: Path, tokenizer: Tokenizer, max_tokens: int | None, field: str = FIELD) -> list[Question]:
+    """The questions of a file that `field` of the spec names, for a tokenizer as `load_tokenizer` gives it.
 
     Raises DataError for a file that holds none, and, naming the line, for what is no question or is too long.
     """
     questions = []
-    for where, record in question_records(path):
-        choices = tuple(_encoded(record, choice, where, tokenizer) for choice in record.choices)
+    for where, record in question_records(path, field):
+        choices = tuple(_encoded(record, choice, where, tokenizer, field) for choice in record.choices)
         longest = max(len(tokens) for tokens, _ in choices)
         if max_tokens is not None and longest > max_tokens:
             problem = f"has {longest} tokens where the model was made for {max_tokens}"
-            raise DataError(FIELD, where, problem, "a shorter question")
+            raise DataError(field, where, problem, "a shorter question")
         questions.append(Question(choices, record.answer))
     return questions
 
 
-def _encoded(record: QuestionRecord, choice: str, where: str, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int]:
+def _encoded(
+    record: QuestionRecord, choice: str, where: str, tokenizer: Tokenizer, field: str
+) -> tuple[tuple[int, ...], int]:
     """The whole text's tokens, and how many at its end belong to the choice, or to the ending where there is one.
 
     White space before the choice counts as its own, since tokenizers join it to what follows. What the tokenizer puts
@@ -90,7 +92,7 @@ def _encoded(record: QuestionRecord, choice: str, where: str, tokenizer: Tokeniz
     tokens = (*before, *own)
     scored = min(len(own) - len(tokenizer.encode(given, add_special_tokens=False).ids), len(tokens) - 1)
     if scored < 1:
-        raise DataError(FIELD, where, "has a choice without a token of its own", ACCEPTED)
+        raise DataError(field, where, "has a choice without a token of its own", ACCEPTED)
     return tokens, scored
 
 
