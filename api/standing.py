@@ -12,8 +12,8 @@ _BEFORE = (
     TrialState.QUEUED,
     TrialState.WAITING,
     TrialState.CANCELLED,
-    TrialState.STOPPED,
     TrialState.SUCCEEDED,
+    TrialState.STOPPED,
     TrialState.FAILED,
 )
 """Of a candidate with several trials, what is true of any of them in this order; failed is one whose all did."""

@@ -114,13 +114,13 @@ def test_ranks_change_on_the_open_page_while_the_search_runs(watched: Watched) -
     for figure in ("figure-loss-curves", "figure-rank-over-tokens", "figure-loss-against-parameters"):
         expect(page.locator(f"#{figure} .main-svg").first).to_be_visible()
 
-    page.get_by_role("link", name="Pareto front").click()
-    for figure in ("parallel-axes", "loss-against-memory", "axis-importance"):
-        expect(page.locator(f"#figure-{figure} .main-svg").first).to_be_visible()
-    page.go_back()
     page.locator("tbody[data-sorted] tr a").first.click()
     expect(page.get_by_text("1 of 4")).to_be_visible()
     for figure in ("layers", "hidden_size", "intermediate_size", "num_attention_heads"):
+        expect(page.locator(f"#figure-{figure} .main-svg").first).to_be_visible()
+    page.get_by_role("link", name="watched").click()
+    page.get_by_role("link", name="Pareto front").click()
+    for figure in ("parallel-axes", "loss-against-memory", "axis-importance"):
         expect(page.locator(f"#figure-{figure} .main-svg").first).to_be_visible()
 
 
