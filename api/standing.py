@@ -22,7 +22,9 @@ _BEFORE = (
 def standings(candidates: Sequence[CandidateRecord], jobs: Sequence[JobRecord], curves: SearchCurves) -> list[Standing]:
     """The leaderboard, without how sure it is."""
     newest = {job.trial_id: job for job in jobs if job.kind == "trial"}
-    retrained = {job.trial_id for job in jobs if job.kind == "trial" and job.state is JobState.SUCCEEDED}
+    retrained = {
+        job.trial_id for job in jobs if job.state is JobState.SUCCEEDED and job.kind == "trial" and _is_whole(job)
+    }
     return leaderboard([_contender(candidate, newest, retrained, curves) for candidate in candidates])
 
 
@@ -63,5 +65,10 @@ def trial_state(trial: TrialRecord, newest: JobRecord | None) -> TrialState:
     if trial.stopped is not None:
         return TrialState.STOPPED
     # At a rung it waits for the others; its job is of the whole schedule, and goes a part of the way.
-    content = newest.spec_content
-    return TrialState.WAITING if content["until_tokens"] < content["training"]["tokens"] else TrialState.SUCCEEDED
+    return TrialState.SUCCEEDED if _is_whole(newest) else TrialState.WAITING
+
+
+def _is_whole(job: JobRecord) -> bool:
+    """Whether it takes its trial to the end of a schedule, and not to a rung."""
+    content = job.spec_content
+    return bool(content["until_tokens"] >= content["training"]["tokens"])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from api.deciding import told_by
 from api.gate import Finalist, judged
 from api.groundwork import Groundwork
 from api.standing import standings
@@ -80,17 +81,18 @@ def _finalists(store: Store, search: SearchRecord, candidates: Sequence[Candidat
         job = newest_trained(by_id[row.candidate_id], jobs)
         if job is None or job.trial_id is None or not isinstance(job.result, Trained):
             raise LookupError(f"candidate {row.candidate_id} has a rank, but no trial that ended well")
-        finalists.append(Finalist(by_id[row.candidate_id], job.trial_id, job.result, row.tokens))
+        finalists.append(Finalist(by_id[row.candidate_id], job.trial_id, job.result, told_by([job])))
     return finalists
 
 
 def trained_first(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobRecord | None:
-    """The newest job of the first of a candidate's trials that is at its end; None while there is no such trial."""
-    for trial in candidate.trials:
-        own = [job for job in jobs if job.trial_id == trial.id]
-        if own and isinstance(own[-1].result, Trained):
-            return own[-1]
-    return None
+    """The newest job of the one of a candidate's trials that has gone furthest, of equal ones the first.
+
+    None while there is no trial whose newest job has ended well.
+    """
+    runs = [[job for job in jobs if job.trial_id == trial.id] for trial in candidate.trials]
+    ended = [own[-1] for own in runs if own and isinstance(own[-1].result, Trained)]
+    return max(ended, key=lambda job: told_by([job]), default=None)
 
 
 def newest_trained(candidate: CandidateRecord, jobs: Sequence[JobRecord]) -> JobRecord | None:

@@ -63,22 +63,30 @@ def headings(shares_K: NDArray[np.float64], losses_CK: NDArray[np.float64], poin
     slopes_C = distances_CK @ centered_K / spread
     ends_C = means_C1[:, 0] + slopes_C * to_end
     residuals_CK = distances_CK - means_C1 - slopes_C[:, None] * centered_K
-    scatter = float((residuals_CK**2).sum()) / max(residuals_CK.size - 2 * len(residuals_CK), 1)
+    # Distances from a mean add up to nothing, so one of the candidates is not free; nor are two points of each line.
+    num_candidates, num_points = residuals_CK.shape
+    scatter = float((residuals_CK**2).sum()) / max((num_candidates - 1) * (num_points - 2), 1)
     variance = max(scatter, point_error**2) * (1 / len(x_K) + to_end**2 / spread)
     return Headings(ends_C, ends_C - distances_CK[:, -1], variance)
 
 
-def racing(confidence: float, run_to_run: float) -> Judge:
+def racing(confidence: float, run_to_run: float, at_least: int = 1) -> Judge:
     """Sends away who is behind by `confidence`, a one-sided probability; `run_to_run` as in StrategySpec.
 
+    Behind the best, or, where `at_least` so many are to be left, behind the last of as many that head for the lowest.
     Nobody leaves before there are two points to draw a line through.
     """
     z = NormalDist().inv_cdf(confidence)
 
     def judge(behind: Cohort, there: Cohort, place: int, full_tokens: int) -> Mapping[int, str]:
+        found = lags(there, place, full_tokens, run_to_run)
+        whom = "the best" if at_least == 1 else f"the {at_least} best"
+        if found and at_least > 1:
+            last = sorted(found, key=lambda each: (found[each].nats, each))[:at_least][-1]
+            found = lags(there, place, full_tokens, run_to_run, last)
         return {
-            each: f"heading for {lag.nats:.4f} nats behind the best, ± {lag.error:.4f}, after {place:,} tokens"
-            for each, lag in lags(there, place, full_tokens, run_to_run).items()
+            each: f"heading for {lag.nats:.4f} nats behind {whom}, ± {lag.error:.4f}, after {place:,} tokens"
+            for each, lag in found.items()
             if each in behind and lag.nats > z * lag.error
         }
 

@@ -114,7 +114,7 @@ def leaderboard(contenders: Sequence[Contender]) -> list[Standing]:
     return [_standing(c, ranks.get(c.candidate_id), pruned_ranks.get(c.candidate_id)) for c in [*measured, *others]]
 
 
-_OUT = (TrialState.STOPPED, TrialState.FAILED, TrialState.CANCELLED)
+_ON_THE_WAY = (TrialState.RUNNING, TrialState.QUEUED, TrialState.WAITING)
 
 
 def level(rows: Sequence[Standing]) -> list[Standing]:
@@ -153,7 +153,7 @@ def told_how_sure(
     StrategySpec.
     """
     there = level(rows)
-    if any(row.state not in _OUT for row in rows[len(there) :]):
+    if any(row.state in _ON_THE_WAY for row in rows[len(there) :]):
         return list(rows)
     known = list(takewhile(lambda row: row.candidate_id in measured, there))
     found, of_stopped = certainty([measured[row.candidate_id] for row in known], run_to_run, list(stopped.values()))

@@ -17,9 +17,9 @@ def decide(spec: SearchSpec, ends: Sequence[int], history: Sequence[TrialHistory
     judge: Judge
     match strategy.kind:
         case "halving":
-            judge = halving(strategy.keep)
+            judge = halving(strategy.keep, finalists(spec))
         case "racing":
-            judge = racing(strategy.confidence, strategy.run_to_run)
+            judge = racing(strategy.confidence, strategy.run_to_run, finalists(spec))
         case "exhaustive" | "tpe":
             if strategy.reject_behind is None:
                 return exhaustive(history, ends[-1])
@@ -28,6 +28,12 @@ def decide(spec: SearchSpec, ends: Sequence[int], history: Sequence[TrialHistory
     if strategy.reject_behind is not None and rungs.rungs:
         judge = screened(judge, strategy.reject_behind, rungs.rungs[0])
     return by_rungs(history, rungs, judge)
+
+
+def finalists(spec: SearchSpec) -> int:
+    """How many have to come to the end: as many as are promoted, or are asked at the gate."""
+    gate = spec.promotion.gate
+    return max(1, spec.promotion.winners, 0 if gate is None else gate.candidates)
 
 
 def ladder(spec: SearchSpec, ends: Sequence[int]) -> Ladder:

@@ -40,8 +40,9 @@ class StrategySpec(Border):
     run_to_run: Number = Field(
         default=0.004,
         ge=0,
+        le=10,
         description="the standard deviation, in nats per token, of a trial's loss over seeds where there is only one "
-        "seed to go by, at least 0",
+        "seed to go by, 0 to 10",
     )
     reject_behind: Number | None = Field(
         default=None,

@@ -114,7 +114,7 @@ def test_ranks_change_on_the_open_page_while_the_search_runs(watched: Watched) -
     for figure in ("figure-loss-curves", "figure-rank-over-tokens", "figure-loss-against-parameters"):
         expect(page.locator(f"#{figure} .main-svg").first).to_be_visible()
 
-    page.locator("tbody[data-sorted] tr a").first.click()
+    page.locator(f"#{rows[0]} a").first.click()
     expect(page.get_by_text("1 of 4")).to_be_visible()
     for figure in ("layers", "hidden_size", "intermediate_size", "num_attention_heads"):
         expect(page.locator(f"#figure-{figure} .main-svg").first).to_be_visible()

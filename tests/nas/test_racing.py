@@ -52,7 +52,7 @@ def test_headings_are_least_squares_on_one_over_the_root_of_the_tokens() -> None
     np.testing.assert_allclose(found.moves_C, coefficients.sum(axis=0) - distances[:, -1], rtol=1e-10)
     at_end = np.ones(2)
     carried = at_end @ np.linalg.inv(design.T @ design) @ at_end
-    assert found.variance == pytest.approx(residuals.sum() / (5 * 2) * carried, rel=1e-10)
+    assert found.variance == pytest.approx(residuals.sum() / (4 * 2) * carried, rel=1e-10)
 
 
 def test_what_all_curves_have_in_common_makes_no_difference() -> None:
@@ -115,3 +115,11 @@ def test_more_confidence_sends_fewer_away_and_the_reason_says_how_far_behind() -
     reason = next(each.reason for each in raced(rows) if isinstance(each, Stop) and each.trial_id == 11)
     assert reason.startswith("heading for 0.0880 nats behind the best, ± ")
     assert reason.endswith("after 250 tokens")
+
+
+def test_as_many_as_are_to_be_promoted_are_left() -> None:
+    """Behind the last of them counts, not behind the first."""
+    rows = history(ends=[0, 0.2, 0.4, 0.6], falls=[0.05] * 4)
+    for at_least, left in ((1, {0}), (2, {0, 1}), (3, {0, 1, 2}), (9, {0, 1, 2, 3})):
+        decisions = by_rungs(rows, LADDER, racing(0.95, 0.004, at_least))
+        assert {each.trial_id for each in decisions if isinstance(each, Advance)} == left
