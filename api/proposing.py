@@ -13,7 +13,7 @@ import numpy as np
 from api.services.extending import scored_depths
 from api.services.submission import Stated
 from api.standing import standings
-from api.store.records import CandidateRecord, SearchRecord
+from api.store.records import CandidateRecord, SearchRecord, seeds_of
 from api.store.store import Store
 from nas.architecture import AXES, Architecture, Axis
 from nas.enumeration import Enumeration, enumerate_candidates
@@ -65,7 +65,7 @@ def add_proposed(store: Store, search: SearchRecord, now: datetime) -> bool:
         return False
     stated = Stated(search.teacher, search.teacher_dtype or "float32", spec)  # Only counts of it are kept.
     new = [stated.candidate(shape, found) for shape in proposed]
-    store.candidates.add(search.id, new, [trial.seed for trial in candidates[0].trials])
+    store.candidates.add(search.id, new, seeds_of(candidates))
     store.events.append(EventKind.SEARCH_EXTENDED, search.id, now, candidates=len(new))
     return True
 

@@ -113,7 +113,10 @@ def _leaving(
     if place not in ladder.rungs:
         return {}
     there = [trial for trial in alive if place in trial.losses]
-    return judge(_by_candidate(behind), _by_candidate(there), place, ladder.full_tokens)
+    # Who has once come to the end is not given up for a later seed: its loss is to be a mean.
+    at_end = {trial.candidate_id for trial in alive if trial.tokens >= ladder.full_tokens}
+    leaving = judge(_by_candidate(behind), _by_candidate(there), place, ladder.full_tokens)
+    return {candidate_id: why for candidate_id, why in leaving.items() if candidate_id not in at_end}
 
 
 def _by_candidate(trials: Sequence[TrialHistory]) -> Cohort:

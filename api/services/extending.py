@@ -11,7 +11,7 @@ from api.services.control import check_text_is_there
 from api.services.submission import Submission, check_depths, enumerate_spec, submit
 from api.spending import used_up
 from api.store.database import Database
-from api.store.records import SearchRecord
+from api.store.records import SearchRecord, seeds_of
 from api.store.store import Store
 from nas.architecture import Architecture
 from nas.calibration import PRESETS, REMOVING
@@ -58,7 +58,7 @@ def extend(database: Database, name: str, extension: Extension, now: datetime) -
         proposed = store.candidates.count(current.id) != len(shapes)
         if current.extensions != search.extensions or (drawn and proposed):
             raise ConflictError("search", name, "was extended otherwise just now", "the same request again")
-        seeds = [trial.seed for trial in store.candidates.of_search(current.id)[0].trials]
+        seeds = seeds_of(store.candidates.of_search(current.id))
         new = [(search.spec.seed + len(seeds) + number) % _MOST_SEED for number in range(extension.seeds)]
         store.searches.extend(current.id, extension, now)
         if current.state is SearchState.STOPPED and current.reason is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from api.proposing import num_to_come
 from api.store.curves import SearchCurves
-from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord
+from api.store.records import CandidateRecord, JobRecord, PromotionRecord, SearchRecord, seeds_of
 from nas.extension import promotion_segments, segment_ends
 from nas.jobs import Swept
 from nas.states import Intent, JobState, SearchState
@@ -46,7 +46,7 @@ def _trials_to_come(
     """Of candidates that are still to be proposed: none once there are winners."""
     if promotions or search.state is SearchState.FINISHED or not candidates:
         return 0
-    return num_to_come(search, len(candidates)) * len(candidates[0].trials)
+    return num_to_come(search, len(candidates)) * len(seeds_of(candidates))
 
 
 def tokens_of_sweep(search: SearchRecord, jobs: Sequence[JobRecord]) -> int:

@@ -33,10 +33,9 @@ class Candidates:
             self._add_trials(self._session.scalars(adding, rows).all(), seeds)
 
     def add_seeds(self, search_id: int, seeds: Iterable[int]) -> None:
-        """A trial more for every candidate and each of these seeds."""
-        ids = self._session.scalars(
-            select(CandidateRow.id).where(CandidateRow.search_id == search_id).order_by(CandidateRow.position)
-        ).all()
+        """A trial more for each of these seeds and every candidate but those that a strategy has given up."""
+        candidates = self.of_search(search_id)
+        ids = [each.id for each in candidates if all(trial.stopped is None for trial in each.trials)]
         self._add_trials(ids, seeds)
 
     def _add_trials(self, candidate_ids: Sequence[int], seeds: Iterable[int]) -> None:

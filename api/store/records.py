@@ -1,5 +1,6 @@
 """What the store returns: rows turned into domain values, detached from any session."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -77,6 +78,11 @@ class TrialRecord:
     seed: int
     stopped: str | None = None
     """Why the strategy gave it up, if it did."""
+
+
+def seeds_of(candidates: "Sequence[CandidateRecord]") -> list[int]:
+    """All seeds of a search, the spec's own first; candidates that were given up have not got the later ones."""
+    return [trial.seed for trial in max((each.trials for each in candidates), key=len)]
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ def test_more_candidates_and_tokens_find_their_rungs(database: Database, new: An
     turns.step(40)
     seen = turns.look("halved")
     assert seen.state == "finished"
-    assert [steps for _, steps in told(pool)][:4] == [3, 3, 3, 3], "new seeds begin at the first rung"
+    assert [steps for _, steps in told(pool)] == [3, 6, 10, 5], "who is left gets the new seed, all the way"
+    assert (seen.leaderboard[0].num_seeds, seen.leaderboard[0].tokens // STEP) == (2, 15)
 
 
 def test_gross_rejects_get_a_single_step(database: Database, new: Any) -> None:
@@ -179,3 +180,17 @@ def each_curve(database: Database, seen: SearchView) -> list[tuple[Any, dict[int
     with database.reading() as session:
         found = curves(session, seen.name)
     return [(row, {point.tokens: point.loss for point in found[row.candidate_id]}) for row in seen.leaderboard]
+
+
+def test_seeds_added_twice_are_different_ones_though_some_candidates_have_none_of_them(
+    database: Database, new: Any
+) -> None:
+    new("halved", kind="halving", **RUNGS)
+    turns = Turns(database, InstantPool(succeed))
+    for seeds in (1, 2):
+        turns.step(30)
+        extend(database, "halved", Extension(seeds=seeds), turns.now)
+    turns.step(40)
+    seen = turns.look("halved")
+    assert seen.state == "finished"
+    assert [row.num_seeds for row in seen.leaderboard] == [4, 1, 1, 1]
