@@ -26,7 +26,9 @@ def decide(spec: SearchSpec, ends: Sequence[int], history: Sequence[TrialHistory
             judge = _nobody
     rungs = ladder(spec, ends)
     if strategy.reject_behind is not None and rungs.rungs:
-        judge = screened(judge, strategy.reject_behind, rungs.rungs[0])
+        # The first step may be a rung of the spec's own as well.
+        first_alone = _nobody if rungs.rungs[0] not in _own_rungs(spec) else judge
+        judge = screened(judge, first_alone, strategy.reject_behind, rungs.rungs[0])
     return by_rungs(history, rungs, judge)
 
 
@@ -38,16 +40,24 @@ def finalists(spec: SearchSpec) -> int:
 
 def ladder(spec: SearchSpec, ends: Sequence[int]) -> Ladder:
     """The spec's rungs in whole steps; before them, where candidates are screened, a single step."""
+    rungs, one_step = _own_rungs(spec), spec.trial.batch_size * spec.data.sequence_length
+    if spec.strategy.reject_behind is not None and one_step < ends[0]:
+        rungs = rungs | {one_step}
+    return Ladder(tuple(sorted(rungs)), tuple(ends))
+
+
+def _own_rungs(spec: SearchSpec) -> frozenset[int]:
+    """The tokens of those that the spec's strategy has."""
+    if not spec.strategy.has_rungs:
+        return frozenset()
     length = spec.data.sequence_length
     per_step, num_steps = spec.trial.batch_size * length, spec.trial.num_steps(length)
-    steps = {round(num_steps * share) for share in spec.strategy.rungs} if spec.strategy.has_rungs else set()
-    if spec.strategy.reject_behind is not None:
-        steps.add(1)
-    return Ladder(tuple(step * per_step for step in sorted(steps) if 0 < step < num_steps), tuple(ends))
+    steps = (round(num_steps * share) for share in spec.strategy.rungs)
+    return frozenset(step * per_step for step in steps if 0 < step < num_steps)
 
 
-def screened(judge: Judge, behind_by: float, first: int) -> Judge:
-    """`judge`, and before it, at the `first` rung, whoever was behind the best right after pruning by more than that.
+def screened(judge: Judge, at_first: Judge, behind_by: float, first: int) -> Judge:
+    """`judge`; at the `first` rung `at_first`, of those who were not behind the best right after pruning by more.
 
     Only gross rejects: the order right after pruning misleads (P1, figure 9).
     """
@@ -57,13 +67,18 @@ def screened(judge: Judge, behind_by: float, first: int) -> Judge:
             return judge(behind, there, place, full_tokens)
         losses = {each: trials[0].losses[0] for each, trials in there.items()}
         best = min(losses.values())
-        return {
+        rejected = {
             each: f"{losses[each] - best:.3f} nats behind the best right after pruning, more than {behind_by:g}"
             for each in sorted(behind)
             if losses[each] - best > behind_by
         }
+        return rejected | dict(at_first(_but(behind, rejected), _but(there, rejected), place, full_tokens))
 
     return both
+
+
+def _but(cohort: Cohort, leaving: Mapping[int, str]) -> Cohort:
+    return {candidate_id: trials for candidate_id, trials in cohort.items() if candidate_id not in leaving}
 
 
 def _nobody(behind: Cohort, there: Cohort, place: int, full_tokens: int) -> Mapping[int, str]:

@@ -10,7 +10,7 @@ from nas.compression.device import computing_in
 from nas.compression.importance.questions import in_batches, read_questions
 from nas.compression.importance.removal import Damage, Removal
 from nas.compression.layerwise import LayersInMemory
-from nas.errors import CheckpointError
+from nas.errors import CheckpointError, DataError
 from nas.jobs import Evaluate, Evaluated, JobProgress
 from workers.attempt import AttemptFolder
 from workers.compute import compute, same_teacher
@@ -26,7 +26,10 @@ def answer_questions(spec: Evaluate, attempt: AttemptFolder) -> Evaluated:
     device, dtype = compute(spec.resources)
     teacher = same_teacher(spec)
     file = Path(spec.questions)
+    digest = _sha256(file)
     questions = read_questions(file, load_tokenizer(teacher), teacher.max_positions, _FIELD)
+    if _sha256(file) != digest:
+        raise DataError(_FIELD, spec.questions, "was changed while it was read", "a file that stays as it is")
     config = teacher.family.config(teacher.config, spec.architecture, spec.kept_layers)
     model = build_model(config, read_weights(Path(spec.weights)), device)
     layers = LayersInMemory(model, teacher.family, spec.architecture.num_hidden_layers)
@@ -43,5 +46,13 @@ def answer_questions(spec: Evaluate, attempt: AttemptFolder) -> Evaluated:
     return Evaluated(
         num_right=len(questions) - round(share_wrong * len(questions)),
         num_questions=len(questions),
-        questions_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        questions_sha256=digest,
     )
+
+
+def _sha256(file: Path) -> str:
+    """Of the questions, so that answers to others are told apart; empty where the file cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""  # Whoever reads the questions says why.

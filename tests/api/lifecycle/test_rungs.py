@@ -194,3 +194,11 @@ def test_seeds_added_twice_are_different_ones_though_some_candidates_have_none_o
     seen = turns.look("halved")
     assert seen.state == "finished"
     assert [row.num_seeds for row in seen.leaderboard] == [4, 1, 1, 1]
+
+
+def test_a_rung_on_the_first_step_counts_beside_the_screening(database: Database, new: Any) -> None:
+    new("screened", kind="halving", rungs=[0.1], keep=0.5, reject_behind=10)
+    turns = Turns(database, pool := InstantPool(succeed))
+    turns.step(30)
+    assert turns.look("screened").state == "finished"
+    assert sorted(steps for _, steps in told(pool)) == [1, 1, 1, 1, 10, 10]
