@@ -33,10 +33,9 @@ def plan(found: PlanView, spec: SearchSpec) -> RenderableType:
         _add(table, _BESIDE[beside.kind], times, beside.outlay, None)
     chosen = found.chosen
     _add(table, "in all", f"with {chosen.kind}", chosen.in_all, None, style="bold")
-    seeds = f", each with {found.num_seeds} seeds" if found.num_seeds > 1 else ""
     number = f"{found.num_candidates:,} candidate{'s' if found.num_candidates != 1 else ''}"
     return Group(
-        Text(f"{found.name}: {number}{seeds}, {words.tokens(found.trial_tokens)} tokens a trial"),
+        Text(f"{found.name}: {number}, {words.tokens(found.trial_tokens)} tokens a trial"),
         table,
         Text("\n".join(_stated(found, spec)), style="dim"),
     )

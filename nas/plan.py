@@ -11,8 +11,9 @@ from nas.border import Border
 from nas.cost import CostModel
 from nas.errors import SettingError, SpecError
 from nas.halving import num_going_on
+from nas.racing import EARLIEST
 from nas.spec import SearchSpec
-from nas.strategies import ladder
+from nas.strategies import finalists, ladder
 from nas.strategy_spec import StrategyKind
 from nas.training_cost import FREE_SHARE, Retraining, TrainingCost, flops_per_token
 from nas.training_spec import RunSpec, TrainingSpec, TrialSpec
@@ -101,7 +102,6 @@ class PlanView(Border):
 
     name: str
     num_candidates: int
-    num_seeds: int
     trial_tokens: int
     trial_device_hours: float
     flops_per_second: float
@@ -137,11 +137,6 @@ def plan(
     return _Plan(spec, teacher, candidates, throughput, devices).view()
 
 
-def num_seeds(spec: SearchSpec) -> int:
-    """How many trials each candidate has."""
-    return int(getattr(spec.trial, "seeds", 1))
-
-
 def mean_flops_per_token(spec: SearchSpec, teacher: Architecture, candidates: Sequence[Architecture]) -> float:
     """Of a trial, the teacher's included where it runs."""
     beside = teacher if spec.trial.targets == "live" else None
@@ -152,19 +147,27 @@ def mean_flops_per_token(spec: SearchSpec, teacher: Architecture, candidates: Se
 
 
 def course(spec: SearchSpec, kind: StrategyKind, num_candidates: int, staying: float | None = None) -> list[Stretch]:
-    """The stretches of a strategy; of racing, with so large a share of the others staying beside the best."""
+    """The stretches of a strategy; of racing, with so large a share of the others staying beside the finalists."""
     strategy = spec.strategy.model_copy(update={"kind": kind, "reject_behind": None})
     end = spec.trial.actual_tokens(spec.data.sequence_length)
     rungs = ladder(spec.model_copy(update={"strategy": strategy}), [end]).rungs
     found: list[Stretch] = []
-    going = float(num_candidates)
+    going, kept = float(num_candidates), min(finalists(spec), num_candidates)
     for tokens in (*rungs, end):
         found.append(Stretch(until_tokens=tokens, candidates=going))
         if kind == "halving":
-            going = num_going_on(round(going), spec.strategy.keep)
-        else:
-            going = 1 + (num_candidates - 1) * (_staying() if staying is None else staying)
+            going = max(num_going_on(round(going), spec.strategy.keep), kept)
+        elif _has_line(spec, rungs, tokens):
+            going = kept + (num_candidates - kept) * (_staying() if staying is None else staying)
     return found
+
+
+def _has_line(spec: SearchSpec, rungs: Sequence[int], place: int) -> bool:
+    """Whether there are two measurements to draw a line through, before which nobody leaves a race."""
+    length = spec.data.sequence_length
+    per_step = spec.trial.batch_size * length
+    points = {step * per_step for step in spec.trial.measuring_steps(length)} | set(rungs)
+    return sum(place * EARLIEST <= tokens <= place for tokens in points) > 1
 
 
 def _staying() -> float:
@@ -221,7 +224,6 @@ class _Plan:
     ) -> None:
         self.spec, self._teacher, self._candidates = spec, teacher, candidates
         self._throughput = throughput or Throughput(flops_per_second=spec.hardware.flops_per_second)
-        self._seeds = num_seeds(spec)
         self._trials = _Runs(self, "trial", spec.trial, candidates)
         self._promotions = _Runs(self, "promotion", spec.promotion, candidates) if spec.promotion.winners else None
         correction = None if spec.correction is None else _alone(spec.correction)
@@ -229,7 +231,7 @@ class _Plan:
         every = [each for each in (self._trials, self._promotions, self._correction) if each is not None]
         self._of_a_job = max(each.devices for each in every)
         self._alone = max(each.memory_alone for each in every)
-        self._needed = max(self._of_a_job, len(candidates) * self._seeds * self._trials.devices)
+        self._needed = max(self._of_a_job, len(candidates) * self._trials.devices)
         self._devices = self._needed if devices is None else devices
         if self._devices < self._of_a_job:
             problem = f"hold no job that takes {self._of_a_job}"
@@ -246,7 +248,6 @@ class _Plan:
         return PlanView(
             name=self.spec.name,
             num_candidates=len(self._candidates),
-            num_seeds=self._seeds,
             trial_tokens=self._trials.tokens,
             trial_device_hours=self._trials.mean,
             **self._throughput.model_dump(),
@@ -266,6 +267,8 @@ class _Plan:
         expected = course(self.spec, kind, number)
         outlay, everything = self._outlay(expected), self._outlay(course(self.spec, "exhaustive", number))
         fewest, most = (self._outlay(course(self.spec, kind, number, staying)) for staying in (0.0, 1.0))
+        if kind == "tpe":
+            outlay = fewest = most = outlay.model_copy(update={"wall_hours": self._wall_in_batches(number)})
         return StrategyPlan(
             kind=kind,
             is_chosen=kind == self.spec.strategy.kind,
@@ -283,12 +286,21 @@ class _Plan:
         slots = self._devices // self._trials.devices
         ends = [0, *(stretch.until_tokens for stretch in stretches)]
         for stretch, (begin, end) in zip(stretches, pairwise(ends), strict=True):
-            tokens += stretch.candidates * self._seeds * (end - begin)
-            rounds = ceil(ceil(stretch.candidates) * self._seeds / slots)
+            tokens += stretch.candidates * (end - begin)
+            rounds = ceil(ceil(stretch.candidates) / slots)
             # Which trials go on is not known: in one round the longest counts, in several their mean.
             hours = max(self._trials.longest, rounds * self._trials.mean) / self._trials.devices
             wall += hours * (end - begin) / self._trials.tokens
         return self._of_hours(round(tokens), self._trials.mean * tokens / self._trials.tokens, wall)
+
+    def _wall_in_batches(self, number: int) -> float:
+        """Of trials to the end: those drawn first, then batch by batch, each when the one before has ended."""
+        strategy, slots = self.spec.strategy, self._devices // self._trials.devices
+        first = min(strategy.startup, number)
+        full, rest = divmod(number - first, strategy.batch)
+        batches = [first, *[strategy.batch] * full, *([rest] if rest else [])]
+        rounds = sum(ceil(batch / slots) for batch in batches)
+        return max(self._trials.longest, rounds * self._trials.mean) / self._trials.devices
 
     # --- beside them ---
 
@@ -306,13 +318,11 @@ class _Plan:
         return found
 
     def _answers(self) -> BesideView:
-        """The teacher's forward pass over what the trials of each seed see."""
+        """The teacher's forward pass over what the trials see."""
         length, tokens = self.spec.data.sequence_length, self._trials.tokens
         flops = tokens // length * CostModel(self._teacher).prefill_flops(length).at(sizes_of(self._teacher))
         hours = flops / self._throughput.flops_per_second / 3600
-        wall = hours * ceil(self._seeds / self._devices)
-        outlay = self._of_hours(self._seeds * tokens, self._seeds * hours, wall)
-        return BesideView(kind="teacher_answers", num_runs=self._seeds, outlay=outlay)
+        return BesideView(kind="teacher_answers", num_runs=1, outlay=self._of_hours(tokens, hours, hours))
 
     def _sweep(self) -> BesideView:
         """One job: a trial of the candidate in the middle at each rate, one after another."""

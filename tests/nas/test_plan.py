@@ -137,7 +137,8 @@ def test_trials_run_in_rounds_where_devices_are_fewer() -> None:
     all_at_once = planned(10)
     assert (all_at_once.devices, all_at_once.devices_needed, all_at_once.devices_of_a_job) == (10, 10, 1)
     hours = all_at_once.trial_device_hours
-    assert {round(each.expected.wall_hours / hours, 9) for each in all_at_once.strategies} == {1.0}
+    walls = {each.kind: round(each.expected.wall_hours / hours, 9) for each in all_at_once.strategies}
+    assert walls == {"exhaustive": 1.0, "halving": 1.0, "racing": 1.0, "tpe": 2.0}
     found = plan(spec(), LLAMA_8B, shapes(10), devices=4)
     assert (found.devices, found.devices_needed) == (4, 10)
     assert of(found, "exhaustive").expected.wall_hours == pytest.approx(3 * hours)
@@ -214,3 +215,27 @@ def test_candidates_that_are_too_large_are_told() -> None:
     assert alone.num_too_large == 0
     found = plan(spec(hardware=hardware), LLAMA_8B, [LLAMA_8B, STUDENT])
     assert found.num_too_large == 1
+
+
+# --- what a strategy has to leave, and has to wait for -------------------------------------------------------
+
+
+def test_as_many_as_are_promoted_come_to_the_end() -> None:
+    """By halves of 10: 10, 5, 3, 3, 3 and not 1; of a race, three and not one at least."""
+    found = planned(10, promotion={"tokens": 1000 * STEP, "winners": 3})
+    assert [each.candidates for each in of(found, "halving").stretches] == [10, 5, 3, 3, 3]
+    assert of(found, "racing").fewest.tokens == (10 * 100 + 3 * 300) * STEP
+
+
+def test_nobody_leaves_a_race_before_there_are_two_measurements() -> None:
+    """With one at the end only, the rung at a quarter is the first of all, and that at three eighths the second."""
+    trial = {**spec().trial.model_dump(), "measurements": 1}
+    assert of(planned(10, trial=trial), "racing").fewest.tokens == (10 * 150 + 1 * 250) * STEP
+
+
+def test_batches_of_tpe_wait_for_each_other() -> None:
+    """Of 14, 8 are drawn, then 4 and 2 proposed: three times as long as all at once, for the same tokens."""
+    found = planned(14)
+    assert of(found, "tpe").expected.tokens == of(found, "exhaustive").expected.tokens
+    ratio = of(found, "tpe").expected.wall_hours / of(found, "exhaustive").expected.wall_hours
+    assert ratio == pytest.approx(3)
